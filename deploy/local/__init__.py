@@ -1,0 +1,1 @@
+"""Genuine Kafka and Valkey on this machine: found, started, watched and ended."""

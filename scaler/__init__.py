@@ -1,0 +1,1 @@
+"""The control plane: from a snapshot of the system to a plan."""

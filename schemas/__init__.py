@@ -1,0 +1,1 @@
+"""What crosses a process boundary: records, plan, profile, names, codecs, limits and SLO definitions. Imports nothing of ours."""

@@ -1,0 +1,106 @@
+"""Topic, consumer-group and key names under one prefix, and which names users may choose."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+ACCELERATORS = ("cpu", "gpu", "vpu", "fpga")
+LANES_PER_CLASS = 16
+SHARDS = 8
+
+
+class TopicSpec(msgspec.Struct, frozen=True):
+    """A topic to create: name, partitions and its Kafka configuration."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+class Names(msgspec.Struct, frozen=True):
+    """All names of one installation; `prefix` keeps installations on one Kafka apart."""
+
+    prefix: str = "headrace"
+
+    @property
+    def requests(self) -> str:
+        return f"{self.prefix}.requests"
+
+    @property
+    def responses(self) -> str:
+        return f"{self.prefix}.responses"
+
+    @property
+    def telemetry(self) -> str:
+        return f"{self.prefix}.telemetry"
+
+    @property
+    def plan(self) -> str:
+        return f"{self.prefix}.plan"
+
+    @property
+    def catalog(self) -> str:
+        return f"{self.prefix}.catalog"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.prefix}.dead-letters"
+
+    def work(self, accelerator: str) -> str:
+        return f"{self.prefix}.work.{accelerator}"
+
+    @property
+    def dispatchers_group(self) -> str:
+        return f"{self.prefix}.dispatchers"
+
+    @property
+    def sink_group(self) -> str:
+        return f"{self.prefix}.sink"
+
+    @property
+    def planners_group(self) -> str:
+        return f"{self.prefix}.scalers"
+
+    def workers_group(self, accelerator: str) -> str:
+        return f"{self.prefix}.workers.{accelerator}"
+
+    def response_key(self, request_id: str) -> str:
+        return f"{self.prefix}:response:{request_id}"
+
+    def pending_key(self, request_id: str) -> str:
+        return f"{self.prefix}:pending:{request_id}"
+
+    @property
+    def marker_key(self) -> str:
+        """Exists while the store holds what the log holds; gone means: fill the store again."""
+        return f"{self.prefix}:filled"
+
+    def topics(
+        self,
+        *,
+        shards: int = SHARDS,
+        lanes: int = LANES_PER_CLASS,
+        record_bytes_max: int = 2 << 20,
+        response_retention_ms: int = 24 * 3600 * 1000,
+        replication: int = 1,
+    ) -> list[TopicSpec]:
+        """Every topic of an installation, as `up` and each role make sure that they exist."""
+        common = {"max.message.bytes": str(record_bytes_max)}
+        if replication > 2:
+            common["min.insync.replicas"] = "2"
+        stamped = common | {"message.timestamp.type": "LogAppendTime"}
+        compacted = common | {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"}
+        short = common | {"retention.ms": "3600000"}
+        kept = stamped | {"retention.ms": str(response_retention_ms)}
+        return [
+            TopicSpec(self.requests, shards, kept),
+            TopicSpec(self.responses, shards, kept),
+            TopicSpec(self.telemetry, 1, short),
+            TopicSpec(self.plan, 1, compacted),
+            TopicSpec(self.catalog, 1, compacted),
+            TopicSpec(self.dead_letters, 1, common),
+            *(TopicSpec(self.work(accelerator), lanes, short | stamped) for accelerator in ACCELERATORS),
+        ]

@@ -1,0 +1,53 @@
+"""The plan: all bindings, routing shares and stage budgets, stamped with an epoch that only grows."""
+
+from __future__ import annotations
+
+import msgspec
+
+PLAN_VERSION = 1
+PLAN_KEY = b"plan"
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
+    """Which variants one worker hosts, and on which lane it reads."""
+
+    worker: str
+    accelerator: str
+    lane: int
+    variants: tuple[str, ...] = ()
+    """Variant keys, `task/variant`."""
+    batch_size_max: int = 32
+    threads: int = 1
+    clock_mhz: float | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the control plane decides; readers ignore an epoch older than the one they hold."""
+
+    epoch: int = 0
+    bindings: tuple[Binding, ...] = ()
+    shares: dict[str, dict[str, float]] = {}
+    """By task: the part of its requests that each variant key should answer; absent: the dispatcher decides from load."""
+    budgets: dict[str, dict[str, float]] = {}
+    """By endpoint: milliseconds for each stage."""
+    planner: str = ""
+    reason: str = ""
+    made_ms: int = 0
+    version: int = PLAN_VERSION
+
+    def binding(self, worker: str) -> Binding | None:
+        return next((binding for binding in self.bindings if binding.worker == worker), None)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Plan)
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """The value of the record in {p}.plan."""
+    return _encoder.encode(plan)
+
+
+def decode_plan(value: bytes) -> Plan:
+    """Raises msgspec.DecodeError (or ValidationError) for what is not a plan."""
+    return _decoder.decode(value)

@@ -1,0 +1,66 @@
+"""The profile: measured latency of one variant on one device, by batch size."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import msgspec
+
+PROFILE_VERSION = 1
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Quantiles of one batch size's compute time; `samples` says how much they can be trusted."""
+
+    p50_ms: float
+    p95_ms: float
+    samples: int = 0
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a variant costs on a device; `batches` has one entry per measured batch size (rows), smallest first."""
+
+    variant: str
+    """Variant key, `task/variant`."""
+    sha256: str
+    accelerator: str
+    device: str
+    """The device that really computed, as its runtime names it."""
+    host: str
+    threads: int
+    batches: dict[int, Latency]
+    load_ms: float
+    memory_bytes: int
+    spread: float = 0.0
+    """Largest relative difference between repeated measurements of a p50."""
+    measured_ms: int = 0
+    """Unix time."""
+    version: int = PROFILE_VERSION
+
+
+def latency_at(batches: dict[int, Latency], rows: int) -> Latency:
+    """Latency of a batch of `rows`: interpolated between measured sizes, continued along the last slope, never below the smallest.
+
+    Raises ValueError where nothing was measured.
+    """
+    if not batches:
+        raise ValueError("a profile without a measured batch size says nothing about latency")
+    sizes = sorted(batches)
+    if rows <= sizes[0]:
+        return batches[sizes[0]]
+    for small, large in pairwise(sizes):
+        if rows <= large:
+            return _between(batches, small, large, rows)
+    if len(sizes) == 1:
+        one = batches[sizes[0]]
+        factor = rows / sizes[0]
+        return Latency(one.p50_ms * factor, one.p95_ms * factor, one.samples)
+    return _between(batches, sizes[-2], sizes[-1], rows)
+
+
+def _between(batches: dict[int, Latency], small: int, large: int, rows: int) -> Latency:
+    a, b = batches[small], batches[large]
+    at = (rows - small) / (large - small)
+    p50 = max(a.p50_ms + (b.p50_ms - a.p50_ms) * at, 0.0)
+    p95 = max(a.p95_ms + (b.p95_ms - a.p95_ms) * at, 0.0)
+    return Latency(p50, p95, min(a.samples, b.samples))

@@ -1,0 +1,166 @@
+"""The request record: how its id and its routing fields are read from key, headers and body; tensors stay undecoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+import msgspec
+
+from schemas.errors import BadRequest, TooLarge, Unattributable
+from schemas.limits import Limits
+from schemas.terminal import JSON_TYPE, MSGPACK_TYPE
+from schemas.work import CONTENT_TYPE_HEADER
+
+Headers = Sequence[tuple[str, bytes]]
+CONTENT_TYPES = (JSON_TYPE, MSGPACK_TYPE)
+
+
+class TensorHead(msgspec.Struct):
+    """What routing needs to know of an input tensor; its data is skipped, not decoded."""
+
+    shape: list[int] = []
+
+
+class Routing(msgspec.Struct):
+    """The fields by which a request is admitted and routed, as far as the request states them."""
+
+    endpoint: str = ""
+    id: str | None = None
+    min_accuracy: float | None = None
+    deadline_ms: int | None = None
+    timeout_ms: int | None = None
+    priority: int = 0
+    tenant: str = ""
+    traceparent: str | None = None
+    rows: int | None = None
+    inputs: list[TensorHead] = []
+
+
+_json = msgspec.json.Decoder(Routing)
+_msgpack = msgspec.msgpack.Decoder(Routing)
+_json_id = msgspec.json.Decoder(msgspec.defstruct("_Id", [("id", str | None, None)]))
+_msgpack_id = msgspec.msgpack.Decoder(msgspec.defstruct("_Id", [("id", str | None, None)]))
+
+
+def content_type_of(headers: Headers) -> str:
+    """JSON where nothing is said. Raises BadRequest for a content type that is neither JSON nor msgpack."""
+    for name, value in headers:
+        if name.lower() == CONTENT_TYPE_HEADER:
+            kind = value.decode("latin-1").partition(";")[0].strip().lower()
+            if kind in CONTENT_TYPES:
+                return kind
+            raise BadRequest(f"content-type {kind!r} is not supported: send {JSON_TYPE} or {MSGPACK_TYPE}")
+    return JSON_TYPE
+
+
+def answer_type_of(headers: Headers) -> str:
+    """The content type to answer in: the request's, or JSON where the request's cannot be used."""
+    try:
+        return content_type_of(headers)
+    except BadRequest:
+        return JSON_TYPE
+
+
+def request_id_of(key: bytes | None, value: bytes | None, headers: Headers, limits: Limits) -> str:
+    """The record's key as UTF-8; without a key the body's `id`. Raises Unattributable where neither can be used."""
+    if key is not None:
+        if not 0 < len(key) <= limits.request_id_bytes_max:
+            raise Unattributable(f"the key has {len(key)} bytes: a request id has 1 to {limits.request_id_bytes_max}")
+        try:
+            return key.decode()
+        except UnicodeDecodeError:
+            raise Unattributable("the key is not UTF-8 text") from None
+    if not value:
+        raise Unattributable("the record has neither a key nor a body")
+    decoder = _msgpack_id if answer_type_of(headers) == MSGPACK_TYPE else _json_id
+    try:
+        found = decoder.decode(value).id  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unattributable(f"the record has no key, and its body cannot be read for an id: {error}") from None
+    if not isinstance(found, str) or not 0 < len(found.encode(errors="replace")) <= limits.request_id_bytes_max:
+        raise Unattributable(f"the record has no key and no body `id` of 1 to {limits.request_id_bytes_max} bytes")
+    return found
+
+
+def read_routing(value: bytes | None, headers: Headers, limits: Limits) -> Routing:
+    """Routing fields of a request, headers before body.
+
+    A record with `endpoint`, `min_accuracy` and a `deadline_ms` or `timeout_ms` in its headers is routed without its body being decoded.
+    Raises BadRequest (saying which field, and what would be right) or TooLarge.
+    """
+    if not value:
+        raise BadRequest("the body is empty: send an Open Inference Protocol v2 request with an `endpoint`")
+    if len(value) > limits.payload_bytes_max:
+        raise TooLarge(f"the body has {len(value)} bytes, the limit is {limits.payload_bytes_max}")
+    if not headers:
+        routing = _decode(value, JSON_TYPE)
+    else:
+        if len(headers) > limits.headers_max:
+            raise BadRequest(f"{len(headers)} headers, the limit is {limits.headers_max}")
+        content_type = content_type_of(headers)
+        stated = _from_headers(headers)
+        routed = "endpoint" in stated and "min_accuracy" in stated and ("deadline_ms" in stated or "timeout_ms" in stated)
+        routing = Routing() if routed else _decode(value, content_type)
+        for name, field in stated.items():
+            setattr(routing, name, field)
+    _check(routing, limits)
+    return routing
+
+
+def _decode(value: bytes, content_type: str) -> Routing:
+    try:
+        return (_msgpack if content_type == MSGPACK_TYPE else _json).decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not a valid {content_type} request: {error}") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+
+
+_READ_HEADER = {
+    "endpoint": str,
+    "min_accuracy": float,
+    "deadline_ms": int,
+    "timeout_ms": int,
+    "priority": int,
+    "tenant": str,
+    "traceparent": str,
+    "rows": int,
+}
+
+
+def _from_headers(headers: Headers) -> dict[str, str | float | int]:
+    stated: dict[str, str | float | int] = {}
+    for name, value in headers:
+        read = _READ_HEADER.get(name)
+        if read is None:
+            continue
+        try:
+            stated[name] = read(value.decode())
+        except (ValueError, AttributeError):
+            raise BadRequest(f"header {name}: {value!r} is not a valid {read.__name__}") from None
+    return stated
+
+
+def _check(routing: Routing, limits: Limits) -> None:
+    if not routing.endpoint:
+        raise BadRequest("the field `endpoint` is missing: name the endpoint in a header or in the body")
+    floor = routing.min_accuracy
+    if floor is not None and not (isfinite(floor) and 0.0 <= floor <= 1.0):
+        raise BadRequest(f"min_accuracy {floor} is not in 0..1")
+    deadline, timeout = routing.deadline_ms, routing.timeout_ms
+    if deadline is not None and deadline < 0:
+        raise BadRequest(f"deadline_ms {deadline} is negative: it is Unix time in milliseconds")
+    if timeout is not None and not 0 <= timeout <= limits.timeout_ms_max:
+        raise BadRequest(f"timeout_ms {timeout} is not in 0..{limits.timeout_ms_max}")
+    if not 0 <= routing.priority <= limits.priority_max:
+        raise BadRequest(f"priority {routing.priority} is not in 0..{limits.priority_max} (1 is the highest, 0 the default)")
+    if len(routing.tenant) > limits.name_bytes_max:
+        raise BadRequest(f"tenant has {len(routing.tenant)} characters, the limit is {limits.name_bytes_max}")
+    if len(routing.inputs) > limits.tensors_max:
+        raise BadRequest(f"{len(routing.inputs)} input tensors, the limit is {limits.tensors_max}")
+    if routing.rows is None:
+        shape = routing.inputs[0].shape if routing.inputs else None
+        routing.rows = shape[0] if shape else 1
+    if not 1 <= routing.rows <= limits.rows_max:
+        raise BadRequest(f"{routing.rows} rows (first axis of the first input), a request has 1 to {limits.rows_max}")

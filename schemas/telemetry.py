@@ -1,0 +1,104 @@
+"""Telemetry records: what workers and dispatchers say of themselves on {p}.telemetry, as JSON, tagged by `kind`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.profile import Latency
+
+TELEMETRY_VERSION = 1
+
+
+class HostedVariant(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant on one worker: `state` is loading, warming, ready, draining or failed (then `reason` says why)."""
+
+    state: str
+    reason: str = ""
+    latency: dict[int, Latency] = {}
+    """By batch size in rows: the stored profile, corrected by what was measured since."""
+    load_ms: float = 0.0
+    memory_bytes: int = 0
+    computed_rows: int = 0
+
+
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="worker"):
+    """Sent each second and at each change of state; `incarnation` grows with every start of the process."""
+
+    worker: str
+    incarnation: int
+    accelerator: str
+    """The class of the lane that it reads."""
+    device: str
+    """The device that really computes."""
+    host: str
+    at_ms: int
+    lane: int | None = None
+    state: str = "starting"
+    """starting, ready, draining (takes nothing new) or stopped."""
+    epoch: int = 0
+    """The plan it acts on."""
+    credits: int = 0
+    """Rows that it is willing to hold, waiting and running."""
+    batch_size_max: int = 32
+    variants: dict[str, HostedVariant] = {}
+    waiting_rows: int = 0
+    memory_bytes: int = 0
+    memory_bytes_max: int = 0
+    """Device or cgroup memory; 0 where it cannot be told."""
+    threads: int = 1
+    version: int = TELEMETRY_VERSION
+
+
+class DispatcherReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="dispatcher"):
+    """Sent each second: who shares the lanes' credits, and what waits."""
+
+    dispatcher: str
+    incarnation: int
+    at_ms: int
+    shards: tuple[int, ...] = ()
+    epoch: int = 0
+    waiting: int = 0
+    leased: int = 0
+    arrived: dict[str, dict[str, int]] = {}
+    """Requests since start by task, by lowest variant that meets their floor (`-` where none does)."""
+    outcomes: dict[str, int] = {}
+    """Terminal records seen since start, by outcome."""
+    version: int = TELEMETRY_VERSION
+
+
+class Departed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="departed"):
+    """A supervisor saw this process end: whatever was leased to this incarnation moves on at once."""
+
+    role: str
+    name: str
+    incarnation: int
+    """0: whichever incarnation was seen up to `at_ms`."""
+    at_ms: int
+    version: int = TELEMETRY_VERSION
+
+
+class Returned(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="returned"):
+    """A worker hands requests back unstarted (it drains, or does not host the variant): they are sent elsewhere."""
+
+    worker: str
+    incarnation: int
+    ids: tuple[str, ...]
+    reason: str
+    at_ms: int
+    version: int = TELEMETRY_VERSION
+
+
+Telemetry = WorkerReport | DispatcherReport | Departed | Returned
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Telemetry] = msgspec.json.Decoder(Telemetry)
+
+
+def encode_telemetry(record: Telemetry) -> bytes:
+    """The value of a record in {p}.telemetry."""
+    return _encoder.encode(record)
+
+
+def decode_telemetry(value: bytes) -> Telemetry:
+    """Raises msgspec.DecodeError (or ValidationError) for what is not telemetry, or a kind that this version does not know."""
+    return _decoder.decode(value)

@@ -1,0 +1,83 @@
+"""The terminal record: the one outcome of a request, as it stands in {p}.responses and in the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+TERMINAL_VERSION = 1
+JSON_TYPE = "application/json"
+MSGPACK_TYPE = "application/msgpack"
+COMPLETED, EXPIRED, REJECTED, FAILED = "completed", "expired", "rejected", "failed"
+OUTCOMES = (COMPLETED, EXPIRED, REJECTED, FAILED)
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a request was not completed: a code of schemas/errors.py, a sentence, and the stage where there is one."""
+
+    code: str
+    message: str
+    stage: str | None = None
+
+
+class PathStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of the way that the request took, with the device that really computed."""
+
+    stage: str
+    variant: str
+    accuracy: float
+    accelerator: str
+    device: str
+    queued_ms: float
+    """From the log's receipt of the request to the start of the computation."""
+    computed_ms: float
+    batch_size: int
+    """Rows that were computed together."""
+
+
+class OutputTensor(msgspec.Struct, frozen=True):
+    """An Open Inference Protocol v2 output; `data` is a flat list in JSON and raw little-endian bytes in msgpack."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: Any
+
+
+class Terminal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Exactly one of these per request becomes visible; the first record of a key in {p}.responses is the answer."""
+
+    id: str
+    outcome: str
+    endpoint: str = ""
+    error: ErrorDetail | None = None
+    outputs: list[OutputTensor] | None = None
+    path: list[PathStep]
+    accuracy: float | None = None
+    received_ms: int
+    finished_ms: int
+    deadline_ms: int | None = None
+    attempts: int
+    epoch: int
+    traceparent: str | None = None
+    version: int
+    """TERMINAL_VERSION of the writer; required, so that it is always written."""
+
+
+_to_json = msgspec.json.Encoder()
+_to_msgpack = msgspec.msgpack.Encoder()
+_from_json = msgspec.json.Decoder(Terminal)
+_from_msgpack = msgspec.msgpack.Decoder(Terminal)
+
+
+def encode_terminal(terminal: Terminal, content_type: str) -> bytes:
+    """In the content type of the request: JSON, or msgpack with raw bytes."""
+    return (_to_msgpack if content_type == MSGPACK_TYPE else _to_json).encode(terminal)
+
+
+def decode_terminal(value: bytes) -> Terminal:
+    """Reads both encodings: JSON objects start with `{`, msgpack maps never do. Raises msgspec.DecodeError for anything else."""
+    if value[:1] == b"{":
+        return _from_json.decode(value)
+    return _from_msgpack.decode(value)

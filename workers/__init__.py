@@ -1,0 +1,1 @@
+"""Worker processes: one per device, with one backend per accelerator class."""

@@ -1,0 +1,73 @@
+"""The plug-point of workers: a backend loads variants on one device and runs batches on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.catalog import VariantSpec
+
+Tensors = Mapping[str, NDArray[np.generic] | NDArray[np.object_]]
+"""By name. BYTES tensors are object arrays of `bytes`; FP16 is float16. The first axis counts rows."""
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend computes on, as its runtime names it."""
+
+    accelerator: str
+    """The class that really computes: a GPU backend running on the CPU with --allow-cpu says `cpu`."""
+    name: str
+    memory_bytes_max: int = 0
+    """0 where it cannot be told."""
+    runtime: str = ""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant in memory: how it must be fed, and which device executes it."""
+
+    spec: VariantSpec
+    device: str
+    batch_sizes: tuple[int, ...] = ()
+    """The only row counts that `infer` takes (ascending, a caller pads up to the next); empty: any up to batch_size_max."""
+    memory_bytes: int = 0
+    load_ms: float = 0.0
+
+
+class Backend(Protocol):
+    """One device. All methods may block: they are called on a worker thread, one call at a time, never on the event loop.
+
+    Plug-ins register a class in the entry-point group `headrace.backends`; it is built as `cls(options)`.
+    """
+
+    def describe(self) -> Device:
+        """Raises DeviceUnavailable, saying what was looked for, where the device is not here."""
+        ...
+
+    def load(self, key: str, spec: VariantSpec, file: Path, *, batch_size_max: int, threads: int) -> Loaded:
+        """Load and make runnable. `file` was verified by the model repository. Raises ModelRefused with the reason."""
+        ...
+
+    def infer(self, key: str, inputs: Tensors, rows: int) -> Tensors:
+        """Run one batch of exactly `rows` rows (one of `batch_sizes` where those are given). Raises whatever the runtime raises."""
+        ...
+
+    def unload(self, key: str) -> None:
+        """Free the variant; unknown keys are no error."""
+        ...
+
+
+class BackendOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker's command line says to its backend."""
+
+    accelerator: str
+    device: str | None = None
+    device_id: int = 0
+    allow_cpu: bool = False
+    memory_bytes_max: int = 0
+    providers: Sequence[str] = ()
+    cache_folder: Path | None = None

@@ -1,0 +1,1 @@
+"""CPU workers: ONNX Runtime on the CPU."""

@@ -1,0 +1,1 @@
+"""GPU workers: ONNX Runtime with a GPU execution provider."""

@@ -1,0 +1,1 @@
+"""Pure decisions of a worker: batching, dropping what expired, the life of a hosted variant."""

@@ -1,0 +1,1 @@
+"""VPU workers: OpenVINO, on an NPU by default."""
