@@ -12,6 +12,7 @@ HeadraceError                 code, retryable
 │   ├── DeadlineExceeded      deadline_exceeded     (retryable)
 │   ├── BackendError          backend_error
 │   └── AttemptsExhausted     attempts_exhausted    (retryable)
+├── StillPending              the wait for an answer is over, the request is not    (retryable; a TimeoutError too)
 ├── Unattributable            no usable request id: the record goes to the dead letters
 ├── LogUnavailable            the log did not acknowledge: the write is *unknown*   (retryable)
 ├── StoreUnavailable          the response store did not answer                     (retryable)
@@ -108,6 +109,13 @@ class AttemptsExhausted(RequestError):
     """Every attempt was lost with its worker."""
 
     code = "attempts_exhausted"
+    retryable = True
+
+
+class StillPending(HeadraceError, TimeoutError):
+    """The wait is over and there is no answer yet; the request goes on."""
+
+    code = "still_pending"
     retryable = True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -65,10 +65,39 @@ class Terminal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """TERMINAL_VERSION of the writer; required, so that it is always written."""
 
 
+class OutputHead(msgspec.Struct, frozen=True):
+    """An output whose data is skipped."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: msgspec.Raw
+
+
+class TerminalHead(msgspec.Struct, frozen=True):
+    """A terminal record without its tensors' data: enough to know that it is one, whose it is and how it ended."""
+
+    id: str
+    outcome: Literal["completed", "expired", "rejected", "failed"]
+    path: list[PathStep]
+    received_ms: int
+    finished_ms: int
+    attempts: int
+    epoch: int
+    version: int
+    endpoint: str = ""
+    error: ErrorDetail | None = None
+    outputs: list[OutputHead] | None = None
+    accuracy: float | None = None
+    deadline_ms: int | None = None
+
+
 _to_json = msgspec.json.Encoder()
 _to_msgpack = msgspec.msgpack.Encoder()
 _from_json = msgspec.json.Decoder(Terminal)
 _from_msgpack = msgspec.msgpack.Decoder(Terminal)
+_head_from_json = msgspec.json.Decoder(TerminalHead)
+_head_from_msgpack = msgspec.msgpack.Decoder(TerminalHead)
 
 
 def encode_terminal(terminal: Terminal, content_type: str) -> bytes:
@@ -81,3 +110,10 @@ def decode_terminal(value: bytes) -> Terminal:
     if value[:1] == b"{":
         return _from_json.decode(value)
     return _from_msgpack.decode(value)
+
+
+def decode_terminal_head(value: bytes) -> TerminalHead:
+    """Reads both encodings without decoding tensors. Raises msgspec.DecodeError (UnicodeDecodeError for bad text) for anything else."""
+    if value[:1] == b"{":
+        return _head_from_json.decode(value)
+    return _head_from_msgpack.decode(value)
