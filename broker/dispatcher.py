@@ -1,0 +1,308 @@
+"""The dispatcher process: Kafka in, the policy's step, Kafka out; timers, commits, telemetry and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from broker.arrivals import answer_message, dead_letter_message, read_entry, work_message
+from broker.control import Control
+from broker.dispatcher_metrics import DispatcherMetrics
+from broker.log import Ack, Log, Message, Record
+from broker.policy import events as ev
+from broker.policy.dispatcher import DispatcherPolicy
+from broker.policy.entry import Commands, Entry
+from broker.policy.settings import DispatcherSettings
+from broker.shards import Records, Shards
+from schemas.errors import LogUnavailable, Unattributable
+from schemas.limits import Limits
+from schemas.names import Names
+from schemas.telemetry import DispatcherReport, encode_telemetry
+from schemas.terminal import EXPIRED
+
+logger = structlog.get_logger()
+READ_TIMEOUT_MS = 200
+REQUESTS_PER_STEP = 250
+"""Small enough that a step takes a few milliseconds: expiry waits for it."""
+REPORT_INTERVAL_S = 1.0
+TICK_INTERVAL_S = 0.05
+RETRY_S = 0.2
+DRAIN_S = 5.0
+STALLED_S = 60.0
+
+
+class Dispatcher:
+    """A role. Owns the requests of its shards from arrival until their terminal record is in the log."""
+
+    def __init__(
+        self,
+        log: Log,
+        names: Names,
+        *,
+        name: str,
+        registry: CollectorRegistry,
+        settings: DispatcherSettings | None = None,
+        limits: Limits | None = None,
+        now_ms: Callable[[], float] = lambda: time.time() * 1000.0,
+    ) -> None:
+        self._log, self._names, self._name, self._now_ms = log, names, name, now_ms
+        self._limits = limits or Limits()
+        self._policy = DispatcherPolicy(name, settings or DispatcherSettings(), self._limits)
+        self._metrics = DispatcherMetrics(registry)
+        self._writer = log.writer(name)
+        self._shards = Shards(log, names, name, step=self._step, commit=self._commit)
+        self._control = Control(
+            log,
+            names,
+            name,
+            on_catalog=lambda catalog: self._step(ev.CatalogObserved(catalog)),
+            on_plan=lambda plan: self._step(ev.PlanObserved(plan)),
+            on_telemetry=lambda record: self._step(ev.TelemetryObserved(record)),
+        )
+        self._incarnation = int(now_ms())
+        self._stopping = asyncio.Event()
+        self._draining = False
+        self._started = False
+        self._progress_s = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake_ms = 0.0
+        self._pending: set[asyncio.Task[None]] = set()
+
+    # -- the role
+
+    async def run(self) -> None:
+        """Serve until stopped; raises what cannot be recovered from."""
+        await self._log.create_topics(self._names.topics())
+        await self._writer.start()
+        await self._control.start(self._now_ms() - 2_500)
+        await self._shards.start()
+        self._started = True
+        logger.info("dispatcher started", name=self._name)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(loop)
+                    for loop in (self._read_requests(), self._read_responses(), self._read_control(), self._report(), self._tick())
+                ]
+                await self._stopping.wait()
+                await self._drain()
+                for task in running:
+                    task.cancel()
+        finally:
+            await self._close()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def unready(self) -> str:
+        if not self._started:
+            return "starting"
+        if self._stopping.is_set():
+            return "draining"
+        if not self._policy.fleet.catalog.endpoints:
+            return "no endpoint in the catalog: run `headrace apply`"
+        if not self._policy.fleet.ready_lanes:
+            return "no live worker is ready"
+        return ""
+
+    def unhealthy(self) -> str:
+        silent_s = time.monotonic() - self._progress_s
+        return f"nothing was read for {silent_s:.0f} s" if self._started and silent_s > STALLED_S else ""
+
+    # -- loops
+
+    async def _read_requests(self) -> None:
+        while True:
+            if self._draining:
+                await asyncio.sleep(TICK_INTERVAL_S)
+                continue
+            for partition, records in (await self._reading(self._shards.read_requests(READ_TIMEOUT_MS, REQUESTS_PER_STEP))).items():
+                self._arrived(partition.partition, records)
+            await asyncio.sleep(0)
+
+    async def _read_responses(self) -> None:
+        while True:
+            for partition, records in (await self._reading(self._shards.read_responses(READ_TIMEOUT_MS, self._limits.read_records_max))).items():
+                self._step(ev.Answered(partition.partition, [record.key for record in records if record.key]))
+            for shard in await self._shards.recovered():
+                self._step(ev.ShardRecovered(shard))
+            await asyncio.sleep(0)
+
+    async def _reading(self, read: Awaitable[Records]) -> Records:
+        try:
+            records = await read
+        except LogUnavailable as error:
+            logger.warning("the log does not answer", error=str(error))
+            await asyncio.sleep(RETRY_S)
+            return {}
+        self._progress_s = time.monotonic()
+        return records
+
+    async def _read_control(self) -> None:
+        while True:
+            try:
+                await self._control.read(timeout_ms=READ_TIMEOUT_MS)
+            except LogUnavailable as error:
+                logger.warning("the log does not answer", error=str(error))
+                await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(0)
+
+    async def _tick(self) -> None:
+        while True:
+            self._step(ev.Ticked())
+            await asyncio.sleep(TICK_INTERVAL_S)
+
+    async def _report(self) -> None:
+        while True:
+            self._metrics.observe(self._policy)
+            self._announce(tuple(self._policy.shards))
+            await self._commit()
+            await asyncio.sleep(REPORT_INTERVAL_S)
+
+    # -- steps
+
+    def _arrived(self, shard: int, records: Sequence[Record]) -> None:
+        entries: list[Entry] = []
+        for record in records:
+            try:
+                entries.append(read_entry(record, self._limits))
+            except Unattributable as error:
+                self._spawn(self._bury(record, str(error)))
+        self._metrics.arrived.inc(len(records))
+        self._step(ev.Arrived(shard, entries))
+
+    def _step(self, event: ev.Event) -> None:
+        now_ms = self._now_ms()
+        commands = self._policy.step(event, now_ms)
+        if commands.sends:
+            self._send(commands)
+        if commands.answers:
+            self._answer(commands, now_ms)
+        for letter in commands.dead_letters:
+            self._spawn(self._dead_letter(letter.entry, letter.reason))
+        self._set_timer(now_ms)
+
+    def _set_timer(self, now_ms: float) -> None:
+        """Wake when the next deadline falls due; what is due is decided then, from state."""
+        wake_ms = self._policy.next_wake_ms()
+        if wake_ms is None or (self._timer is not None and self._wake_ms <= wake_ms):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake_ms = wake_ms
+        self._timer = asyncio.get_running_loop().call_later(max(wake_ms - now_ms, 0.5) / 1000.0, self._woken)
+
+    def _woken(self) -> None:
+        self._timer = None
+        self._step(ev.Ticked())
+
+    def _send(self, commands: Commands) -> None:
+        epoch = self._policy.fleet.plan.epoch
+        batches: dict[tuple[str, int], tuple[list[Message], list[Entry]]] = {}
+        for send in commands.sends:
+            messages, entries = batches.setdefault((send.accelerator, send.lane), ([], []))
+            messages.append(work_message(send, epoch))
+            entries.append(send.entry)
+        for (accelerator, lane), (messages, entries) in batches.items():
+            self._spawn(self._sent(self._writer.write(self._names.work(accelerator), lane, messages), entries))
+
+    async def _sent(self, written: Awaitable[Ack], entries: list[Entry]) -> None:
+        try:
+            await written
+        except LogUnavailable as error:
+            logger.warning("orders were not acknowledged", orders=len(entries), error=str(error))
+            self._metrics.retried.inc(len(entries))
+            self._step(ev.SendsFailed(entries))
+
+    def _answer(self, commands: Commands, now_ms: float) -> None:
+        epoch = self._policy.fleet.plan.epoch
+        by_shard: dict[int, list[Message]] = {}
+        for answer in commands.answers:
+            by_shard.setdefault(answer.entry.shard, []).append(answer_message(answer, epoch, now_ms))
+            self._metrics.answers.labels(answer.outcome, answer.code).inc()
+            if answer.outcome == EXPIRED:
+                self._metrics.expiry_lateness.observe((now_ms - answer.entry.deadline_ms) / 1000.0)
+        for shard, messages in by_shard.items():
+            self._spawn(self._write(self._names.responses, shard, messages))
+
+    async def _write(self, topic: str, partition: int, messages: list[Message]) -> None:
+        """Until the log has them: written twice is harmless, the first record of a key counts."""
+        while True:
+            try:
+                await self._writer.write(topic, partition, messages)
+            except LogUnavailable as error:
+                logger.warning("records were not acknowledged, writing them again", topic=topic, records=len(messages), error=str(error))
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def _dead_letter(self, entry: Entry, reason: str) -> None:
+        record: Record = entry.payload  # pyright: ignore[reportAssignmentType]
+        await self._write(self._names.dead_letters, 0, [dead_letter_message(record, reason)])
+        self._metrics.dead_letters.labels("attempts").inc()
+        self._step(ev.DeadLettered(entry))
+
+    async def _bury(self, record: Record, reason: str) -> None:
+        """A record without a usable id: nobody can be answered, so its bytes and the reason are kept."""
+        await self._write(self._names.dead_letters, 0, [dead_letter_message(record, reason)])
+        self._metrics.dead_letters.labels("unattributable").inc()
+        self._step(ev.OffsetsFinished(record.partition, [record.offset]))
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    # -- bookkeeping
+
+    def _announce(self, shards: tuple[int, ...]) -> None:
+        policy = self._policy
+        report = DispatcherReport(
+            dispatcher=self._name,
+            incarnation=self._incarnation,
+            at_ms=int(self._now_ms()),
+            shards=shards,
+            epoch=policy.fleet.plan.epoch,
+            waiting=policy.waiting,
+            leased=len(policy.fleet.orders),
+        )
+        self._spawn(self._tell(encode_telemetry(report)))
+
+    async def _tell(self, value: bytes) -> None:
+        try:
+            await self._writer.write(self._names.telemetry, 0, [(self._name.encode(), value, [])])
+        except LogUnavailable:
+            # The next report is a second away; an old one is worth nothing.
+            logger.info("telemetry was not acknowledged")
+
+    async def _commit(self) -> None:
+        try:
+            await self._shards.commit(self._policy.commits())
+        except LogUnavailable as error:
+            logger.warning("the commit was not acknowledged", error=str(error))
+
+    async def _drain(self) -> None:
+        """Take nothing new, let workers finish what they have; what still waits is the next owner's, uncommitted."""
+        self._draining = True
+        for _ in range(int(DRAIN_S / TICK_INTERVAL_S)):
+            if not self._policy.live:
+                break
+            await asyncio.sleep(TICK_INTERVAL_S)
+        logger.info("dispatcher drained", left=self._policy.live)
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._announce(())
+        await self._commit()
+        if self._pending:
+            await asyncio.wait(self._pending, timeout=2.0)
+        for task in list(self._pending):
+            task.cancel()
+        await self._shards.close()
+        await self._control.close()
+        await self._writer.close()

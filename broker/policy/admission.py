@@ -1,0 +1,57 @@
+"""Whether a request is taken on: refused at once, with the reason and the best that could be offered, where it cannot be met."""
+
+from __future__ import annotations
+
+from broker.policy.entry import Entry
+from broker.policy.pool import Pool
+from broker.policy.settings import DispatcherSettings
+
+Refusal = tuple[str, str]
+"""(code, message)"""
+
+
+def judge(entry: Entry, pool: Pool, settings: DispatcherSettings, now_ms: float) -> Refusal | None:
+    """None where the request is admitted; sets its `work_ms`. Task, rung and deadline are known by now."""
+    left_ms = entry.deadline_ms - now_ms
+    cheapest = pool.cheapest(entry.task, entry.rung)
+    if cheapest is None:
+        if left_ms > settings.worker_return_ms:
+            return None
+        return "overloaded", "no worker that hosts a variant at or above the floor is ready: try again with a deadline at least 2 s away"
+    entry.work_ms = cheapest.row_ms * entry.rows + settings.overhead_ms
+    least_ms = cheapest.p95_ms(entry.rows) + 2.0 * settings.hop_ms
+    if least_ms > left_ms:
+        return _infeasible(left_ms, least_ms, cheapest.key)
+    waiting = pool.waiting
+    capacity = pool.capacity(entry.task, entry.rung)
+    usable_ms = left_ms * settings.slack - settings.hop_ms
+    if waiting.work_ms + pool.busy_ms + entry.work_ms <= capacity * usable_ms * (1.0 - settings.reserve):
+        # All that waits fits before this deadline: whatever the order, nothing is displaced.
+        return None
+    return _contended(entry, pool, settings, now_ms)
+
+
+def _contended(entry: Entry, pool: Pool, settings: DispatcherSettings, now_ms: float) -> Refusal | None:
+    laxity = pool.laxity(entry.priority, entry.task, entry.rung, now_ms)
+    room_ms = laxity.room_ms(entry.deadline_ms)
+    needed_ms = entry.work_ms
+    if pool.fairness.over_served(entry.tenant, entry.task, entry.rung):
+        needed_ms += settings.reserve * (entry.deadline_ms - now_ms) * pool.capacity(entry.task, entry.rung)
+    admitted = room_ms >= needed_ms
+    pool.fairness.count(entry.tenant, entry.task, entry.rung, entry.work_ms, entry.work_ms if admitted else 0.0)
+    if admitted:
+        laxity.take(entry.deadline_ms, entry.work_ms)
+        return None
+    return (
+        "overloaded",
+        f"{pool.waiting.work_ms + pool.busy_ms:.0f} ms of work are in the way; a deadline {max(needed_ms - room_ms, 1.0):.0f} ms later might be met",
+    )
+
+
+def _infeasible(left_ms: float, least_ms: float, key: str) -> Refusal:
+    if left_ms <= 0:
+        return "infeasible_deadline", f"the deadline passed {-left_ms:.0f} ms before the request was read"
+    return (
+        "infeasible_deadline",
+        f"{left_ms:.0f} ms are left; the fastest variant at or above the floor, {key}, needs {least_ms:.0f} ms with the way there and back",
+    )

@@ -1,0 +1,321 @@
+"""The dispatcher's decisions: `step(event, now_ms) -> commands` over everything that can happen to it.
+
+Each request that was read is owned here until its terminal record has been *read back* from {p}.responses: the first record there is the answer,
+whoever wrote it, and only then does the commit watermark pass the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from broker.policy import events as ev
+from broker.policy.admission import judge
+from broker.policy.entry import Answer, Commands, DeadLetter, Entry, State
+from broker.policy.expiry import ExpiryWheel
+from broker.policy.fleet import Fleet
+from broker.policy.lanes import Order
+from broker.policy.quotas import Quotas
+from broker.policy.recent import RecentIds
+from broker.policy.sending import send_waiting
+from broker.policy.settings import DispatcherSettings
+from broker.policy.shard import Shard
+from schemas.limits import DEFAULT_PRIORITY, Limits
+from schemas.telemetry import Departed, DispatcherReport, WorkerReport
+from schemas.terminal import EXPIRED, FAILED, REJECTED
+
+CHECK_INTERVAL_MS = 100.0
+"""How often leases and the workers' liveness are looked at."""
+
+
+class DispatcherPolicy:
+    """Pure: all time comes in through `step`, nothing is read or written."""
+
+    def __init__(self, name: str, settings: DispatcherSettings, limits: Limits) -> None:
+        self.settings = settings
+        self.limits = limits
+        self.fleet = Fleet(name, settings, limits)
+        self.shards: dict[int, Shard] = {}
+        self.duplicates = 0
+        self.arrived = 0
+        self._live: dict[bytes, Entry] = {}
+        """Of all shards: clients that hash differently may send the same id to two of them."""
+        self._expiry = ExpiryWheel()
+        self._quotas = Quotas(limits.tenants_max)
+        self._recent = RecentIds(limits.recent_ids_max)
+        self._held_bytes = 0
+        self._checked_ms = 0.0
+        self._handlers: dict[type[Any], Callable[[Any, float, Commands], None]] = {
+            ev.Arrived: self._on_arrived,
+            ev.Answered: self._on_answered,
+            ev.Ticked: self._on_ticked,
+            ev.ShardAssigned: self._on_shard_assigned,
+            ev.ShardRecovered: self._on_shard_recovered,
+            ev.ShardRevoked: self._on_shard_revoked,
+            ev.OffsetsFinished: self._on_offsets_finished,
+            ev.TelemetryObserved: self._on_telemetry,
+            ev.PlanObserved: self._on_plan,
+            ev.CatalogObserved: self._on_catalog,
+            ev.SendsFailed: self._on_sends_failed,
+            ev.DeadLettered: self._on_dead_lettered,
+        }
+
+    # -- what a shell asks
+
+    def step(self, event: ev.Event, now_ms: float) -> Commands:
+        """What follows from this event."""
+        commands = Commands()
+        for pool in self.fleet.pools:
+            pool.new_step()
+        self._handlers[type(event)](event, now_ms, commands)
+        for pool in self.fleet.pools:
+            if pool.waiting.count:
+                pool.tune(now_ms)
+                for entry in send_waiting(pool, self.fleet.orders, self.settings, now_ms, commands):
+                    # No lane can answer it in time. Refused where no worker ever had it; else its deadline will say so.
+                    if not entry.attempts:
+                        self._answer(entry, REJECTED, "overloaded", "by now no worker can answer it in time: more urgent work came first", commands)
+        return commands
+
+    def next_wake_ms(self) -> float | None:
+        """When a deadline falls due next."""
+        return self._expiry.next_ms()
+
+    def commits(self) -> dict[int, tuple[int, str]]:
+        """(offset, metadata) by shard."""
+        return {number: shard.commit(self.limits.commit_metadata_bytes_max) for number, shard in self.shards.items()}
+
+    @property
+    def live(self) -> int:
+        """Requests without a terminal record yet."""
+        return sum(len(shard.live) + len(shard.held_back) for shard in self.shards.values())
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no worker has."""
+        return sum(pool.waiting.count for pool in self.fleet.pools)
+
+    # -- arrivals
+
+    def _on_arrived(self, event: ev.Arrived, now_ms: float, commands: Commands) -> None:
+        shard = self.shards.get(event.shard)
+        if shard is None:
+            return
+        if event.burying:
+            shard.bury(event.burying)
+        for entry in event.entries:
+            if not shard.begin(entry):
+                continue
+            if shard.recovering:
+                shard.held_back.append(entry)
+            else:
+                self._accept(entry, shard, now_ms, commands)
+        if event.burying:
+            shard.begin_to(event.burying[-1])
+
+    def _accept(self, entry: Entry, shard: Shard, now_ms: float, commands: Commands) -> None:
+        self.arrived += 1
+        if entry.key in self._live or entry.key in self._recent:
+            self.duplicates += 1
+            shard.watermark.finish(entry.offset)
+            return
+        shard.live[entry.key] = self._live[entry.key] = entry
+        refusal = entry.refused or self._resolve(entry) or self._admit(entry, now_ms)
+        if refusal is not None:
+            self._answer(entry, REJECTED, refusal[0], refusal[1], commands)
+            return
+        entry.admitted = True
+        self._held_bytes += entry.bytes
+        self._expiry.add(entry, entry.deadline_ms)
+        pool = self.fleet.pool(entry.task)
+        pool.arrived(entry)
+        pool.waiting.push(entry)
+
+    def _resolve(self, entry: Entry) -> tuple[str, str] | None:
+        """Fill in what the endpoint's defaults say: task, rung, deadline, priority."""
+        endpoint = self.fleet.catalog.endpoints.get(entry.endpoint)
+        if endpoint is None:
+            known = ", ".join(sorted(self.fleet.catalog.endpoints)[:10]) or "none yet"
+            return "unknown_endpoint", f"no endpoint {entry.endpoint!r}: known are {known}"
+        defaults = endpoint.defaults
+        if entry.deadline_at_ms is None and entry.timeout_ms is None:
+            entry.timeout_ms = defaults.timeout_ms
+        relative = entry.received_ms + entry.timeout_ms if entry.timeout_ms is not None else None
+        absolute = entry.deadline_at_ms
+        entry.deadline_ms = min(d for d in (relative, absolute) if d is not None)
+        if entry.deadline_ms - entry.received_ms > self.limits.timeout_ms_max:
+            return "bad_request", f"the deadline is more than {self.limits.timeout_ms_max // 1000} s away"
+        entry.priority = entry.priority or defaults.priority or DEFAULT_PRIORITY
+        if entry.floor is None:
+            entry.floor = defaults.min_accuracy
+        ladder = self.fleet.ladders.get(endpoint.task)
+        if ladder is None:
+            return "unknown_endpoint", f"endpoint {entry.endpoint!r} names task {endpoint.task!r}, which is not in the catalog"
+        entry.task = endpoint.task
+        entry.rung = ladder.rung(entry.floor)
+        if entry.rung == len(ladder.keys):
+            return "infeasible_accuracy", f"min_accuracy {entry.floor} is above every variant: the best has {ladder.best}"
+        return None
+
+    def _admit(self, entry: Entry, now_ms: float) -> tuple[str, str] | None:
+        endpoint = self.fleet.catalog.endpoints[entry.endpoint]
+        if endpoint.quotas and not self._quotas.take(entry.endpoint, entry.tenant, endpoint.quotas, now_ms):
+            return "quota", f"tenant {entry.tenant!r} is over its quota for endpoint {entry.endpoint!r}"
+        if entry.deadline_ms <= now_ms:
+            return "infeasible_deadline", f"the deadline passed {now_ms - entry.deadline_ms:.0f} ms before the request was read"
+        pool = self.fleet.pool(entry.task)
+        if pool.waiting.count >= self.limits.waiting_max or self._held_bytes > self.limits.waiting_bytes_max:
+            return "overloaded", f"{pool.waiting.count} requests wait, the limit is {self.limits.waiting_max}"
+        return judge(entry, pool, self.settings, now_ms)
+
+    # -- answers
+
+    def _on_answered(self, event: ev.Answered, now_ms: float, commands: Commands) -> None:
+        shard = self.shards.get(event.shard)
+        if shard is None:
+            return
+        own, orders, live, recent = shard.own_answers, self.fleet.orders, shard.live, self._recent
+        for key in event.keys:
+            if key in own:
+                own.discard(key)
+            else:
+                order = orders.get(key)
+                if order is not None and order.entry.shard == event.shard:
+                    del orders[key]
+                    order.lane.release(key)
+                    order.lane.answered(order, now_ms)
+            entry = live.pop(key, None)
+            if entry is not None:
+                self._finish(entry, shard)
+            recent.add(key)
+
+    def _finish(self, entry: Entry, shard: Shard) -> None:
+        """The request's terminal record is in the log: forget it."""
+        self._let_go(entry, State.DONE)
+        del self._live[entry.key]
+        entry.payload = None
+        shard.watermark.finish(entry.offset)
+
+    def _let_go(self, entry: Entry, state: State) -> None:
+        """Off the books: it neither waits nor expires any more."""
+        if entry.state == State.WAITING:
+            self.fleet.pool(entry.task).waiting.forget(entry, state)
+        if entry.admitted:
+            entry.admitted = False
+            self._held_bytes -= entry.bytes
+            self._expiry.remove(entry, entry.deadline_ms)
+        entry.state = state
+
+    def _answer(self, entry: Entry, outcome: str, code: str, message: str, commands: Commands) -> None:
+        """Write a terminal record of our own; whatever arrives first in the log is the answer all the same."""
+        self._let_go(entry, State.ANSWERED)
+        self.shards[entry.shard].own_answers.add(entry.key)
+        commands.answers.append(Answer(entry, outcome, code, message))
+
+    # -- time
+
+    def _on_ticked(self, event: ev.Ticked, now_ms: float, commands: Commands) -> None:
+        for entry in self._expiry.due(now_ms):
+            if entry.state == State.LEASED and now_ms < entry.deadline_ms + self.settings.expiry_grace_ms:
+                self._expiry.add(entry, entry.deadline_ms + self.settings.expiry_grace_ms)
+            elif entry.state in (State.WAITING, State.LEASED, State.HELD):
+                where = "a worker had it" if entry.state == State.LEASED else "it waited for a worker"
+                self._answer(entry, EXPIRED, "deadline_exceeded", f"the deadline came while {where}", commands)
+        if now_ms - self._checked_ms >= CHECK_INTERVAL_MS:
+            self._checked_ms = now_ms
+            self._lost(self.fleet.overdue(now_ms), "its lease ran out, or its worker was not heard of", commands)
+            self._resettle()
+
+    def _retry(self, key: bytes, order: Order, reason: str, commands: Commands) -> None:
+        """The order is lost: another attempt, or the dead letters."""
+        entry = order.entry
+        if entry.state != State.LEASED or entry.key != key:
+            return
+        if entry.attempts >= self.limits.attempts_max:
+            entry.state = State.HELD
+            commands.dead_letters.append(DeadLetter(entry, f"attempts_exhausted: {entry.attempts} attempts, the last one because {reason}"))
+            return
+        refusal = self._resolve(entry)
+        if refusal is not None:
+            # The catalog changed while a worker had it.
+            self._answer(entry, FAILED, refusal[0], refusal[1], commands)
+        else:
+            self.fleet.pool(entry.task).waiting.push(entry)
+
+    def _on_dead_lettered(self, event: ev.DeadLettered, now_ms: float, commands: Commands) -> None:
+        entry = event.entry
+        if entry.state == State.HELD:
+            self._answer(entry, FAILED, "attempts_exhausted", f"{entry.attempts} attempts were lost with their workers", commands)
+
+    def _on_sends_failed(self, event: ev.SendsFailed, now_ms: float, commands: Commands) -> None:
+        for entry in event.entries:
+            order = self.fleet.take_back(entry.key)
+            if order is not None:
+                self._retry(entry.key, order, "the log did not take the order", commands)
+
+    # -- shards
+
+    def _on_shard_assigned(self, event: ev.ShardAssigned, now_ms: float, commands: Commands) -> None:
+        self.shards[event.shard] = Shard(event.shard, event.watermark)
+
+    def _on_shard_recovered(self, event: ev.ShardRecovered, now_ms: float, commands: Commands) -> None:
+        shard = self.shards.get(event.shard)
+        if shard is None or not shard.recovering:
+            return
+        shard.recovering = False
+        held_back, shard.held_back = shard.held_back, []
+        for entry in held_back:
+            self._accept(entry, shard, now_ms, commands)
+
+    def _on_shard_revoked(self, event: ev.ShardRevoked, now_ms: float, commands: Commands) -> None:
+        shard = self.shards.pop(event.shard, None)
+        if shard is None:
+            return
+        for key, entry in shard.live.items():
+            self.fleet.take_back(key)
+            self._finish(entry, shard)
+
+    def _on_offsets_finished(self, event: ev.OffsetsFinished, now_ms: float, commands: Commands) -> None:
+        shard = self.shards.get(event.shard)
+        if shard is not None:
+            for offset in event.offsets:
+                shard.buried(offset)
+
+    # -- control
+
+    def _on_telemetry(self, event: ev.TelemetryObserved, now_ms: float, commands: Commands) -> None:
+        record = event.record
+        if isinstance(record, WorkerReport):
+            self._lost(self.fleet.observe_worker(record, now_ms), "its worker started anew or stopped", commands)
+        elif isinstance(record, DispatcherReport):
+            self.fleet.observe_dispatcher(record, now_ms)
+        elif isinstance(record, Departed):
+            self._lost(self.fleet.departed(record), "its worker died", commands)
+        else:
+            self._lost(self.fleet.returned(record), f"its worker handed it back: {record.reason}", commands, counted=False)
+        self._resettle()
+
+    def _lost(self, orders: dict[bytes, Order], reason: str, commands: Commands, *, counted: bool = True) -> None:
+        for key, order in orders.items():
+            if not counted and order.entry.state == State.LEASED:
+                # Handed back unstarted: that attempt never was.
+                order.entry.attempts -= 1
+            self._retry(key, order, reason, commands)
+
+    def _on_plan(self, event: ev.PlanObserved, now_ms: float, commands: Commands) -> None:
+        self.fleet.observe_plan(event.plan, now_ms)
+        self._resettle()
+
+    def _on_catalog(self, event: ev.CatalogObserved, now_ms: float, commands: Commands) -> None:
+        """What waits is judged again: its variants may have changed, or its endpoint may be gone."""
+        waiting = self.fleet.observe_catalog(event.catalog, now_ms)
+        for entry in waiting:
+            refusal = self._resolve(entry)
+            if refusal is not None:
+                self._answer(entry, FAILED if entry.attempts else REJECTED, refusal[0], refusal[1], commands)
+            else:
+                self.fleet.pool(entry.task).waiting.push(entry)
+
+    def _resettle(self) -> None:
+        for entry in self.fleet.resettle():
+            self.fleet.pool(entry.task).waiting.push(entry)

@@ -1,0 +1,94 @@
+"""One live request as the dispatcher holds it, from arrival until its terminal record has been read."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+
+class State(IntEnum):
+    """Where a live request stands."""
+
+    NEW = 0
+    WAITING = 1
+    LEASED = 2
+    """A worker has it, under a lease."""
+    HELD = 3
+    """Was handed out and lost, and is not sent again: its deadline or its dead letter will answer it."""
+    ANSWERED = 4
+    """Our terminal record for it is on its way to the log."""
+    DONE = 5
+    """Its terminal record has been read from the log."""
+
+
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """A request; mutable, owned by one dispatcher. Times in Unix milliseconds."""
+
+    key: bytes
+    """The request id, UTF-8."""
+    shard: int
+    offset: int
+    received_ms: int
+    """The log's time of the request record."""
+    endpoint: str
+    floor: float | None
+    deadline_at_ms: int | None
+    timeout_ms: int | None
+    priority: int
+    tenant: str
+    rows: int
+    bytes: int
+    payload: object
+    """The shell's own: what it needs to write the request on. The policy never looks inside."""
+    refused: tuple[str, str] | None = None
+    """(code, message) where the shell could not even read the routing fields."""
+    traceparent: str | None = None
+    task: str = ""
+    rung: int = 0
+    deadline_ms: int = 0
+    state: State = State.NEW
+    admitted: bool = False
+    """Its bytes and its deadline are on the dispatcher's books."""
+    work_ms: float = 0.0
+    """Computing time at the cheapest variant that meets the floor."""
+    attempts: int = 0
+    bucket: int = 0
+    """Bucket of the waiting-work histogram that holds work_ms."""
+
+
+class Send(msgspec.Struct, gc=False):
+    """Command: write the request to a lane."""
+
+    entry: Entry
+    accelerator: str
+    lane: int
+    worker: str
+    incarnation: int
+    variant: str
+    accuracy: float
+    attempt: int
+
+
+class Answer(msgspec.Struct, gc=False):
+    """Command: write this terminal record."""
+
+    entry: Entry
+    outcome: str
+    code: str
+    message: str
+
+
+class DeadLetter(msgspec.Struct, gc=False):
+    """Command: write the original record to the dead letters; the answer follows when the log has it."""
+
+    entry: Entry
+    reason: str
+
+
+class Commands(msgspec.Struct):
+    """What one step wants done."""
+
+    sends: list[Send] = []
+    answers: list[Answer] = []
+    dead_letters: list[DeadLetter] = []

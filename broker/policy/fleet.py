@@ -1,0 +1,198 @@
+"""What the dispatcher knows of the rest of the system: catalog, plan, workers' lanes, other dispatchers; and the pools that follow from it."""
+
+from __future__ import annotations
+
+from broker.policy.entry import Entry, State
+from broker.policy.ladder import Ladder
+from broker.policy.lanes import Lane, Order
+from broker.policy.pool import Pool
+from broker.policy.settings import DispatcherSettings
+from schemas.catalog import Catalog
+from schemas.limits import Limits
+from schemas.plan import Plan
+from schemas.telemetry import Departed, DispatcherReport, Returned, WorkerReport
+
+STOPPED = "stopped"
+
+
+class Fleet:
+    """A fold over control records; `resettle` brings the pools in line and hands back what waited in pools that are no more."""
+
+    def __init__(self, name: str, settings: DispatcherSettings, limits: Limits) -> None:
+        self.name = name
+        self.catalog = Catalog()
+        self.ladders: dict[str, Ladder] = {}
+        self.plan = Plan()
+        self.orders: dict[bytes, Order] = {}
+        self.pools: list[Pool] = []
+        self._settings = settings
+        self._limits = limits
+        self._lanes: dict[str, Lane] = {}
+        self._reports: dict[str, WorkerReport] = {}
+        self._dispatchers_ms: dict[str, float] = {}
+        self._pool_by_task: dict[str, Pool] = {}
+        self._layout: object = None
+
+    def pool(self, task: str) -> Pool:
+        """The pool of a task of the catalog."""
+        return self._pool_by_task[task]
+
+    @property
+    def ready_lanes(self) -> int:
+        """How many lanes can be sent to."""
+        return sum(lane.ready for lane in self._lanes.values())
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """All lanes whose worker was heard of."""
+        return list(self._lanes.values())
+
+    # -- what is observed
+
+    def observe_catalog(self, catalog: Catalog, now_ms: float) -> list[Entry]:
+        """Take over the catalog; returns all that waits, to be judged anew."""
+        self.catalog = catalog
+        self.ladders = {name: Ladder(task) for name, task in catalog.tasks.items()}
+        self._refresh(now_ms)
+        self._layout = None
+        return self.resettle()
+
+    def observe_plan(self, plan: Plan, now_ms: float) -> None:
+        """Follow a plan; an older epoch than the one held is ignored."""
+        if plan.epoch < self.plan.epoch:
+            return
+        self.plan = plan
+        self._refresh(now_ms)
+
+    def observe_worker(self, report: WorkerReport, now_ms: float) -> dict[bytes, Order]:
+        """Follow a worker; returns the orders of an earlier life of it, which are lost."""
+        lane = self._lanes.get(report.worker)
+        lost: dict[bytes, Order] = {}
+        if lane is not None and report.incarnation < lane.incarnation:
+            return lost
+        if report.state == STOPPED:
+            return self._forget(report.worker)
+        if lane is None or report.incarnation > lane.incarnation or report.accelerator != lane.accelerator:
+            lost = self._forget(report.worker)
+            lane = self._lanes[report.worker] = Lane(report)
+        lane.observe(report, self.plan.binding(report.worker), self.ladders, now_ms)
+        if report.waiting_rows == 0:
+            lane.stalled = False
+        self._reports[report.worker] = report
+        return lost
+
+    def observe_dispatcher(self, report: DispatcherReport, now_ms: float) -> None:
+        """Know who shares the lanes' credits."""
+        if report.shards:
+            self._dispatchers_ms[report.dispatcher] = now_ms
+        else:
+            self._dispatchers_ms.pop(report.dispatcher, None)
+        self._share(now_ms)
+
+    def departed(self, record: Departed) -> dict[bytes, Order]:
+        """A supervisor saw a process end; returns the orders that are lost with it."""
+        if record.role == "dispatcher":
+            self._dispatchers_ms.pop(record.name, None)
+            return {}
+        lane = self._lanes.get(record.name)
+        if lane is None or (record.incarnation and record.incarnation != lane.incarnation) or lane.incarnation > record.at_ms:
+            return {}
+        return self._forget(record.name)
+
+    def returned(self, record: Returned) -> dict[bytes, Order]:
+        """A worker hands orders back."""
+        lane = self._lanes.get(record.worker)
+        back: dict[bytes, Order] = {}
+        for request_id in record.ids if lane is not None and record.incarnation == lane.incarnation else ():
+            order = self.take_back(request_id.encode())
+            if order is not None:
+                back[order.entry.key] = order
+        return back
+
+    def take_back(self, key: bytes) -> Order | None:
+        """The order no longer occupies its lane."""
+        order = self.orders.pop(key, None)
+        if order is not None:
+            order.lane.release(key)
+        return order
+
+    def overdue(self, now_ms: float) -> dict[bytes, Order]:
+        """Orders whose lease is over, and all orders of workers that have not been heard of; they are taken back."""
+        lost: dict[bytes, Order] = {}
+        for worker, lane in list(self._lanes.items()):
+            if now_ms - lane.seen_ms > self._settings.worker_lost_ms:
+                lost |= self._forget(worker)
+                continue
+            late = [key for key, order in lane.orders.items() if order.lease_until_ms <= now_ms]
+            for key in late:
+                order = self.take_back(key)
+                if order is not None:
+                    lost[key] = order
+            if late:
+                lane.stalled = True
+        self._share(now_ms)
+        return lost
+
+    def _forget(self, worker: str) -> dict[bytes, Order]:
+        lane = self._lanes.pop(worker, None)
+        self._reports.pop(worker, None)
+        if lane is None:
+            return {}
+        orders = lane.clear()
+        lane.ready = False
+        for key in orders:
+            self.orders.pop(key, None)
+        return orders
+
+    def _refresh(self, now_ms: float) -> None:
+        for worker, report in self._reports.items():
+            lane = self._lanes[worker]
+            seen_ms = lane.seen_ms
+            lane.observe(report, self.plan.binding(worker), self.ladders, now_ms)
+            lane.seen_ms = seen_ms
+
+    def _share(self, now_ms: float) -> None:
+        lost_ms = self._settings.worker_lost_ms
+        for name, seen_ms in list(self._dispatchers_ms.items()):
+            if now_ms - seen_ms > lost_ms:
+                del self._dispatchers_ms[name]
+        others = len(self._dispatchers_ms.keys() - {self.name})
+        for pool in self.pools:
+            pool.share = 1.0 / (1 + others)
+
+    # -- pools
+
+    def resettle(self) -> list[Entry]:
+        """Bring the pools in line with lanes and catalog. Returns what waited in pools that changed their shape, to be pushed again."""
+        components = self._components()
+        layout = {tasks: tuple(id(lane) for lane in lanes) for tasks, lanes in components.items()}
+        if layout == self._layout:
+            for pool in self.pools:
+                pool.lanes_changed()
+                pool.shares = self.plan.shares
+            return []
+        self._layout = layout
+        moved = [entry for pool in self.pools for entry in pool.waiting.entries()]
+        for entry in moved:
+            entry.state = State.NEW
+        share = self.pools[0].share if self.pools else 1.0
+        self.pools = [Pool(tasks, self.ladders, lanes, self._settings, self._limits.tenants_max) for tasks, lanes in components.items()]
+        self._pool_by_task = {task: pool for pool in self.pools for task in pool.tasks}
+        for pool in self.pools:
+            pool.share = share
+            pool.shares = self.plan.shares
+        return moved
+
+    def _components(self) -> dict[frozenset[str], list[Lane]]:
+        """Tasks that are connected by lanes hosting more than one of them."""
+        group_of = {task: {task} for task in self.ladders}
+        ready = [lane for lane in self._lanes.values() if lane.ready and lane.options]
+        for lane in ready:
+            tasks = list(lane.options)
+            merged = set[str]().union(*(group_of[task] for task in tasks))
+            for task in merged:
+                group_of[task] = merged
+        components: dict[frozenset[str], list[Lane]] = {frozenset(group): [] for group in group_of.values()}
+        for lane in ready:
+            components[frozenset(group_of[next(iter(lane.options))])].append(lane)
+        return components

@@ -1,0 +1,156 @@
+"""Lanes as the dispatcher sees them: who reads a lane, what it hosts and costs, and how much work is outstanding on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from broker.policy.entry import Entry
+from broker.policy.ladder import Ladder
+from schemas.plan import Binding
+from schemas.profile import Latency, latency_at
+from schemas.telemetry import HostedVariant, WorkerReport
+
+READY = "ready"
+SPEED_FORGET_MS = 1_000.0
+
+
+class Option:
+    """One variant as one lane would run it. Costs in milliseconds of the lane's device."""
+
+    __slots__ = ("_p95_ms", "accuracy", "at", "batches", "key", "row_ms")
+
+    def __init__(self, key: str, at: int, accuracy: float, batches: dict[int, Latency], batch_size_max: int) -> None:
+        self.key = key
+        self.at = at
+        """Index in the task's ladder."""
+        self.accuracy = accuracy
+        self.batches = batches
+        sizes = [size for size in batches if size <= batch_size_max] or list(batches)
+        self.row_ms = min(batches[size].p50_ms / size for size in sizes)
+        """Computing time of a row in the batch size that amortises best."""
+        self._p95_ms: dict[int, float] = {}
+
+    def p95_ms(self, rows: int) -> float:
+        """What a batch of just these rows takes, in the 95th percentile."""
+        cached = self._p95_ms.get(rows)
+        if cached is None:
+            cached = self._p95_ms[rows] = latency_at(self.batches, rows).p95_ms
+        return cached
+
+
+class Order(msgspec.Struct, gc=False, eq=False):
+    """Work that a worker has: what it occupies of its lane until the answer or the end of the lease."""
+
+    entry: Entry
+    lane: Lane
+    incarnation: int
+    work_ms: float
+    rows: int
+    sent_ms: float
+    lease_until_ms: float
+
+
+class Lane:
+    """One worker's lane. `outstanding_*` count what this dispatcher sent and has not seen answered."""
+
+    def __init__(self, report: WorkerReport) -> None:
+        self.worker = report.worker
+        self.accelerator = report.accelerator
+        self.incarnation = report.incarnation
+        self.lane = -1
+        self.device = report.device
+        self.seen_ms = 0.0
+        self.ready = False
+        self.stalled = False
+        """A lease ran out here: nothing more is sent until the worker answers something or starts anew."""
+        self.credit_rows = 0
+        self.options: dict[str, list[tuple[Option, ...]]] = {}
+        """By task: for each rung the hosted options that meet it, most accurate first, each cheaper than the one before."""
+        self.orders: dict[bytes, Order] = {}
+        self.outstanding_ms = 0.0
+        self.outstanding_rows = 0
+        self.speed = 1.0
+        """Milliseconds of (profiled) work that the lane really does in a millisecond of being busy."""
+        self._busy_since_ms = 0.0
+        self._idle_since_ms = 0.0
+        self._done_ms = 0.0
+
+    def observe(self, report: WorkerReport, binding: Binding | None, ladders: Mapping[str, Ladder], now_ms: float) -> None:
+        """Take over what the worker says of itself, as far as the plan agrees."""
+        self.seen_ms = now_ms
+        bound = binding is not None and binding.lane == report.lane and report.lane is not None
+        self.ready = bound and report.state == READY
+        self.lane = report.lane if report.lane is not None else -1
+        self.device = report.device
+        self.credit_rows = max(report.credits, 0)
+        allowed = frozenset(binding.variants) if binding is not None else frozenset[str]()
+        hosted = {key: variant for key, variant in report.variants.items() if key in allowed and variant.state == READY and variant.latency}
+        self.options = {}
+        for ladder in ladders.values():
+            options = _options(ladder, hosted, max(report.batch_size_max, 1))
+            if options:
+                self.options[ladder.task] = [_front(options, rung) for rung in range(len(ladder.keys))]
+
+    def drop_variant(self, key: str) -> None:
+        """The worker handed work for this variant back: it is not offered again until the next report."""
+        for task, rungs in self.options.items():
+            self.options[task] = [tuple(option for option in front if option.key != key) for front in rungs]
+
+    def lend(self, key: bytes, order: Order) -> None:
+        """Count an order that was sent."""
+        if key in self.orders:
+            self.release(key)
+        if not self.orders:
+            # Only a lane that never runs dry shows its speed; what was learned in a rush fades while it has time to spare.
+            idle_ms = max(order.sent_ms - self._idle_since_ms, 0.0)
+            self.speed += min(idle_ms / SPEED_FORGET_MS, 1.0) * (1.0 - self.speed)
+            self._busy_since_ms, self._done_ms = order.sent_ms, 0.0
+        self.orders[key] = order
+        self.outstanding_ms += order.work_ms
+        self.outstanding_rows += order.rows
+
+    def release(self, key: bytes) -> Order | None:
+        """The order was answered, or its lease is over."""
+        order = self.orders.pop(key, None)
+        if order is not None:
+            self.outstanding_rows -= order.rows
+            self.outstanding_ms = self.outstanding_ms - order.work_ms if self.orders else 0.0
+        return order
+
+    def answered(self, order: Order, now_ms: float) -> None:
+        """Learn the lane's real speed from stretches in which it always had work."""
+        self.stalled = False
+        self._idle_since_ms = now_ms
+        self._done_ms += order.work_ms
+        busy_ms = now_ms - self._busy_since_ms
+        if busy_ms >= 250.0:
+            measured = min(max(self._done_ms / busy_ms, 0.05), 1.5)
+            self.speed += 0.25 * (measured - self.speed)
+            self._busy_since_ms, self._done_ms = now_ms, 0.0
+
+    def room(self, window_ms: float, share: float) -> bool:
+        """Whether another order may be sent: late binding keeps a lane at one or two batches."""
+        if not self.orders:
+            return True
+        return self.outstanding_ms < window_ms * share and self.outstanding_rows < self.credit_rows * share
+
+    def clear(self) -> dict[bytes, Order]:
+        """The worker is gone: hand out what it had."""
+        orders, self.orders = self.orders, {}
+        self.outstanding_ms, self.outstanding_rows = 0.0, 0
+        return orders
+
+
+def _options(ladder: Ladder, hosted: Mapping[str, HostedVariant], batch_size_max: int) -> list[Option]:
+    return [Option(key, at, ladder.accuracies[at], hosted[key].latency, batch_size_max) for at, key in enumerate(ladder.keys) if key in hosted]
+
+
+def _front(options: Iterable[Option], rung: int) -> tuple[Option, ...]:
+    """Pareto front of what meets the rung: most accurate first, and each further one strictly cheaper."""
+    front: list[Option] = []
+    for option in sorted((o for o in options if o.at >= rung), key=lambda o: (-o.accuracy, o.row_ms)):
+        if not front or option.row_ms < front[-1].row_ms:
+            front.append(option)
+    return tuple(front)

@@ -1,0 +1,189 @@
+"""A pool: tasks that share lanes, directly or through others, with the requests that wait for them and the load they make."""
+
+from __future__ import annotations
+
+from math import exp
+
+from broker.policy.entry import Entry
+from broker.policy.fairness import Fairness
+from broker.policy.ladder import Ladder
+from broker.policy.lanes import Lane, Option
+from broker.policy.laxity import Laxity
+from broker.policy.settings import DispatcherSettings
+from broker.policy.tuning import Group, Mix, Rung, allocate
+from broker.policy.waiting import Waiting
+
+ACCURACY_ROUNDING = 1e-9
+
+
+class Pool:
+    """Capacity, load and choice for a connected set of tasks and lanes."""
+
+    def __init__(self, tasks: frozenset[str], ladders: dict[str, Ladder], lanes: list[Lane], settings: DispatcherSettings, tenants_max: int) -> None:
+        self.tasks = tasks
+        self.lanes = lanes
+        self.waiting = Waiting()
+        self.fairness = Fairness(tenants_max)
+        self.share = 1.0
+        """This dispatcher's part of the lanes' credits."""
+        self.shares: dict[str, dict[str, float]] = {}
+        """The plan's routing shares by task; without an entry the load decides."""
+        self._ladders = ladders
+        self._settings = settings
+        self._mixes: dict[Group, Mix] = {}
+        self._owed: dict[Group, dict[str, float]] = {}
+        self._arrived_rows: dict[Group, int] = {}
+        self._rates: dict[Group, float] = {}
+        self._tuned_ms = 0.0
+        self._cheapest: dict[Group, Option | None] = {}
+        self._laxity: dict[int, Laxity] = {}
+        self._capacities: dict[Group, float] = {}
+        self._busy_ms: float | None = None
+        self.lanes_changed()
+
+    def lanes_changed(self) -> None:
+        """What the lanes host or cost has changed."""
+        self._cheapest.clear()
+        self._capacities.clear()
+        self._tuned_ms = 0.0
+
+    def new_step(self) -> None:
+        """Room by deadline, capacity and load are worked out at most once per step, before it sends anything."""
+        if self._laxity:
+            self._laxity = {}
+        self._capacities.clear()
+        self._busy_ms = None
+
+    @property
+    def busy_ms(self) -> float:
+        """Work outstanding on all lanes."""
+        if self._busy_ms is None:
+            self._busy_ms = sum(lane.outstanding_ms for lane in self.lanes)
+        return self._busy_ms
+
+    def capacity(self, task: str, rung: int) -> float:
+        """Milliseconds of work per millisecond that lanes able to answer this class do for this dispatcher."""
+        group = (task, rung)
+        capacity = self._capacities.get(group)
+        if capacity is None:
+            capacity = self._capacities[group] = self.share * sum(lane.speed for lane in self.lanes if _serves(lane, task, rung))
+        return capacity
+
+    def cheapest(self, task: str, rung: int) -> Option | None:
+        """The variant that costs least among those at or above the rung, over all lanes; None where no ready lane hosts any."""
+        group = (task, rung)
+        if group not in self._cheapest:
+            candidates = [lane.options[task][rung][-1] for lane in self.lanes if _serves(lane, task, rung)]
+            self._cheapest[group] = min(candidates, key=lambda option: option.row_ms, default=None)
+        return self._cheapest[group]
+
+    def laxity(self, priority: int, task: str, rung: int, now_ms: float) -> Laxity:
+        """Room by deadline, shared by all decisions of a step."""
+        laxity = self._laxity.get(priority)
+        if laxity is None:
+            laxity = self._laxity[priority] = Laxity(
+                self.waiting,
+                priority,
+                capacity=self.capacity(task, rung),
+                busy_ms=self.busy_ms,
+                now_ms=now_ms,
+                slack=self._settings.slack,
+                hop_ms=self._settings.hop_ms,
+            )
+        return laxity
+
+    def arrived(self, entry: Entry) -> None:
+        """Count an admitted request towards its class's rate."""
+        group = (entry.task, entry.rung)
+        self._arrived_rows[group] = self._arrived_rows.get(group, 0) + entry.rows
+
+    def tune(self, now_ms: float) -> None:
+        """Decide how accurate answers may be now: from what waits, what has been arriving, and the lanes' real speed."""
+        settings = self._settings
+        passed_ms = now_ms - self._tuned_ms
+        if passed_ms < settings.tune_interval_ms:
+            return
+        if self._tuned_ms:
+            weight = 1.0 - exp(-passed_ms / settings.rate_window_ms)
+            for group in self._rates.keys() | self._arrived_rows.keys():
+                rate = self._rates.get(group, 0.0)
+                rate += weight * (self._arrived_rows.get(group, 0) / passed_ms - rate)
+                self._rates[group] = rate if rate > 1e-6 else 0.0
+            self._arrived_rows.clear()
+        self._tuned_ms = now_ms
+        self.fairness.fade(now_ms)
+        waiting = self.waiting
+        waiting.compact()
+        horizon_ms = settings.rate_window_ms
+        if waiting.count:
+            mean_slack_ms = waiting.deadline_sum_ms / waiting.count - now_ms
+            horizon_ms = min(max(0.6 * mean_slack_ms, settings.horizon_ms_min), settings.horizon_ms_max)
+        demand = {group: waiting.rows.get(group, 0) + rate * horizon_ms for group, rate in self._rates.items()}
+        for group, rows in waiting.rows.items():
+            demand.setdefault(group, rows)
+        capacity_ms = self.share * sum(lane.speed for lane in self.lanes if lane.ready) * horizon_ms * settings.utilisation - self.busy_ms
+        self._mixes = allocate(demand, {group: self._rungs(*group) for group in demand}, capacity_ms)
+
+    def _rungs(self, task: str, rung: int) -> list[Rung]:
+        """The variants at or above a rung, at their mean cost over the lanes that host them."""
+        costs: dict[str, list[Option]] = {}
+        for lane in self.lanes:
+            if _serves(lane, task, rung):
+                for option in lane.options[task][rung]:
+                    costs.setdefault(option.key, []).append(option)
+        overhead_ms = self._settings.overhead_ms
+        return [Rung(key, options[0].accuracy, sum(o.row_ms for o in options) / len(options) + overhead_ms) for key, options in costs.items()]
+
+    def choose(self, lane: Lane, entry: Entry, now_ms: float) -> Option | None:
+        """The variant that this lane should answer with: what the shares or the load allow, stepping down to what still meets the deadline."""
+        options = lane.options[entry.task][entry.rung]
+        wanted = self._wanted(entry)
+        left_ms = entry.deadline_ms - now_ms - 2.0 * self._settings.hop_ms - lane.outstanding_ms
+        for option in options:
+            if option.accuracy <= wanted and option.p95_ms(entry.rows) <= left_ms:
+                return option
+        cheapest = options[-1]
+        return cheapest if cheapest.p95_ms(entry.rows) <= left_ms else None
+
+    def _wanted(self, entry: Entry) -> float:
+        """The accuracy aimed at, so that over many requests the parts come out as planned (the largest debt is paid first)."""
+        group = (entry.task, entry.rung)
+        planned = self.shares.get(entry.task)
+        if planned:
+            return self._pay(group, self._planned_parts(entry, planned))
+        mix = self._mixes.get(group)
+        if mix is None:
+            return 1.0
+        if mix.upper_part <= 0.0:
+            return mix.lower.accuracy + ACCURACY_ROUNDING
+        return self._pay(group, {mix.lower.key: 1.0 - mix.upper_part, mix.upper.key: mix.upper_part})
+
+    def _planned_parts(self, entry: Entry, planned: dict[str, float]) -> dict[str, float]:
+        ladder = self._ladders[entry.task]
+        return {key: part for key, part in planned.items() if part > 0.0 and ladder.index.get(key, -1) >= entry.rung}
+
+    def _pay(self, group: Group, parts: dict[str, float]) -> float:
+        if not parts:
+            return 1.0
+        owed = self._owed.setdefault(group, {})
+        total = sum(parts.values())
+        for key, part in parts.items():
+            owed[key] = min(owed.get(key, 0.0) + part / total, 2.0)
+        chosen = max(parts, key=lambda key: owed[key])
+        owed[chosen] -= 1.0
+        ladder = self._ladders[group[0]]
+        return ladder.accuracies[ladder.index[chosen]] + ACCURACY_ROUNDING
+
+    def fits_somewhere(self, entry: Entry, now_ms: float) -> bool:
+        """Whether any lane, once free, could still answer in time."""
+        left_ms = entry.deadline_ms - now_ms - 2.0 * self._settings.hop_ms
+        return any(
+            lane.options[entry.task][entry.rung][-1].p95_ms(entry.rows) + lane.outstanding_ms <= left_ms
+            for lane in self.lanes
+            if _serves(lane, entry.task, entry.rung) and not lane.stalled
+        )
+
+
+def _serves(lane: Lane, task: str, rung: int) -> bool:
+    rungs = lane.options.get(task)
+    return lane.ready and rungs is not None and rung < len(rungs) and bool(rungs[rung])

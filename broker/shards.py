@@ -1,0 +1,108 @@
+"""Whole shards follow the group's assignment of {p}.requests: watermark restored, terminal records read again, commits with metadata."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import structlog
+
+from broker.log import Committed, Log, Record, TopicPartition
+from broker.policy.events import Event, ShardAssigned, ShardRevoked
+from broker.policy.watermark import Watermark, restore
+from schemas.names import Names
+
+logger = structlog.get_logger()
+Records = dict[TopicPartition, Sequence[Record]]
+
+
+class Shards:
+    """The two readers of a dispatcher: the group decides on {p}.requests, {p}.responses follows by hand."""
+
+    def __init__(self, log: Log, names: Names, name: str, *, step: Callable[[Event], None], commit: Callable[[], Awaitable[None]]) -> None:
+        self._names, self._step, self._commit_now = names, step, commit
+        self._requests = log.reader(name, group=names.dispatchers_group, instance_id=name)
+        self._responses = log.reader(f"{name}-responses")
+        self._owned: set[int] = set()
+        self._recovering: dict[int, int] = {}
+        """End of the shard's responses when it became ours."""
+        self._commits: dict[int, tuple[int, str]] = {}
+        self._changing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Join the group."""
+        await self._responses.start()
+        await self._requests.start()
+        await self._requests.subscribe([self._names.requests], assigned=self._assigned, revoked=self._revoked)
+
+    async def read_requests(self, timeout_ms: int, records_max: int) -> Records:
+        """Raises LogUnavailable."""
+        return dict(await self._requests.read(timeout_ms=timeout_ms, records_max=records_max))
+
+    async def read_responses(self, timeout_ms: int, records_max: int) -> Records:
+        """Raises LogUnavailable."""
+        if not self._owned:
+            await asyncio.sleep(timeout_ms / 1000.0)
+            return {}
+        return dict(await self._responses.read(timeout_ms=timeout_ms, records_max=records_max))
+
+    async def recovered(self) -> list[int]:
+        """Shards whose old terminal records have all been read by now."""
+        done: list[int] = []
+        for shard, end in list(self._recovering.items()):
+            async with self._changing:
+                if shard in self._recovering and await self._responses.position(self._responses_of(shard)) >= end:
+                    del self._recovering[shard]
+                    done.append(shard)
+        return done
+
+    async def commit(self, commits: Mapping[int, tuple[int, str]]) -> None:
+        """Commit what changed. Raises LogUnavailable."""
+        changed = {shard: commit for shard, commit in commits.items() if self._commits.get(shard) != commit and shard in self._owned}
+        if not changed:
+            return
+        await self._requests.commit({self._requests_of(shard): Committed(*commit) for shard, commit in changed.items()})
+        self._commits.update(changed)
+
+    async def close(self) -> None:
+        """Leave."""
+        await self._requests.close()
+        await self._responses.close()
+
+    def _requests_of(self, shard: int) -> TopicPartition:
+        return TopicPartition(self._names.requests, shard)
+
+    def _responses_of(self, shard: int) -> TopicPartition:
+        return TopicPartition(self._names.responses, shard)
+
+    async def _revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """A rebalance begins. What is ours stays in memory: it is given up only where the new assignment says so."""
+        await self._commit_now()
+
+    async def _assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        """The whole new assignment. Shards that stay go on from memory, although the group's position falls back to the commit."""
+        now_ours = {partition.partition for partition in partitions}
+        async with self._changing:
+            lost, new = self._owned - now_ours, now_ours - self._owned
+            for shard in lost:
+                self._owned.discard(shard)
+                self._recovering.pop(shard, None)
+                self._commits.pop(shard, None)
+                self._step(ShardRevoked(shard))
+            positions = {self._responses_of(shard): await self._responses.position(self._responses_of(shard)) for shard in self._owned}
+            ends = await self._responses.end_offsets([self._responses_of(shard) for shard in new])
+            for shard in new:
+                watermark, since_ms = await self._restored(shard)
+                at = self._responses_of(shard)
+                positions[at] = await self._responses.offset_at(at, since_ms)
+                self._recovering[shard] = ends[at]
+                self._owned.add(shard)
+                self._step(ShardAssigned(shard, watermark))
+            await self._responses.assign(positions)
+        logger.info("shards assigned", owned=sorted(self._owned), new=sorted(new), lost=sorted(lost))
+
+    async def _restored(self, shard: int) -> tuple[Watermark, int]:
+        committed = await self._requests.committed(self._requests_of(shard))
+        if committed is None:
+            return Watermark(await self._requests.offset_at(self._requests_of(shard), 0)), 0
+        return restore(committed.offset, committed.metadata)
