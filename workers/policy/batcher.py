@@ -1,0 +1,245 @@
+"""Decides which orders run together and when, and which of them can no longer be met."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+import msgspec
+
+from schemas.limits import DEFAULT_PRIORITY
+from schemas.profile import Latency
+from schemas.work import WorkOrder
+
+LatencyAt = Callable[[int], Latency]
+"""Latency of a batch of so many rows."""
+EFFICIENT = 0.95
+"""A larger batch must raise the rate by more than 5 % to be worth the waiting of those in it."""
+BATCH_OVERHEAD_MS = 0.3
+"""What a batch costs beside its computation, on the way to the device and back."""
+
+
+class QueuedOrder(msgspec.Struct, eq=False):
+    """A work order with the bytes of its request, from its arrival on the lane until its answer."""
+
+    id: str
+    order: WorkOrder
+    body: bytes
+    content_type: str
+    lane: int
+    offset: int
+    taken: bool = False
+    """Left the queue: its entries in the heaps are stale."""
+
+
+class BatchRules(msgspec.Struct, frozen=True):
+    """How one variant may be batched: what batches cost, how many rows at most, and the only sizes that the backend takes (empty: any)."""
+
+    latency_at: LatencyAt
+    rows_max: int
+    sizes: tuple[int, ...] = ()
+
+    def padded(self, rows: int) -> int:
+        """The rows that are computed for `rows`: the next size of the backend; beyond rows_max, chunks of it."""
+        whole, rest = divmod(rows, self.rows_max)
+        return whole * self.size_for(self.rows_max) + (self.size_for(rest) if rest else 0)
+
+    def size_for(self, rows: int) -> int:
+        """What the backend is given for a chunk of `rows` (at most rows_max)."""
+        at = bisect_left(self.sizes, rows)
+        return self.sizes[at] if at < len(self.sizes) else rows
+
+    def p95_ms(self, rows: int) -> float:
+        return self.latency_at(self.padded(rows)).p95_ms
+
+    def efficient_rows(self) -> int:
+        """The smallest batch that comes within 5 % of the best rate: beyond it, batching makes everyone wait for nothing."""
+        candidates = self.sizes or tuple(rows for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if rows < self.rows_max)
+        sizes = sorted({rows for rows in candidates if rows <= self.rows_max} | {self.rows_max})
+        rates = [rows / (self.latency_at(rows).p50_ms + BATCH_OVERHEAD_MS) for rows in sizes]
+        best = max(rates)
+        return next(rows for rows, rate in zip(sizes, rates, strict=True) if rate >= EFFICIENT * best)
+
+
+class Batch(msgspec.Struct, frozen=True, eq=False):
+    """Orders of one variant to compute together, now."""
+
+    variant: str
+    orders: tuple[QueuedOrder, ...]
+    rows: int
+    expected_ms: float
+    """95th percentile of its computation."""
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Decide again when something arrives, at the latest at this time."""
+
+    until_ms: float
+
+
+class _Queue(msgspec.Struct, eq=False):
+    rules: BatchRules
+    heap: list[tuple[int, int, int, QueuedOrder]]
+    """(priority, deadline, number, order): the first is served first."""
+    waiting: int = 0
+
+
+class Batcher:
+    """The queue of one worker: by variant, priority first, then earliest deadline.
+
+    Deferral is work conserving: while the device computes, orders gather; when it is idle, a batch that is not full waits only while
+    more is known to be on its way, and never beyond the point where the earliest deadline becomes unsafe. (Proteus, ASPLOS'24, without
+    its idling.) What would be late even if it started now is dropped before it costs anything.
+    """
+
+    def __init__(self, *, hop_ms: float) -> None:
+        self._hop_ms = hop_ms
+        self._queues: dict[str, _Queue] = {}
+        self._by_latest_start: list[tuple[float, int, QueuedOrder]] = []
+        self._known: dict[str, QueuedOrder] = {}
+        self._number = 0
+        self.waiting_rows = 0
+
+    def host(self, variant: str, rules: BatchRules) -> None:
+        """Orders for this variant are taken from now on, or by other rules than before."""
+        queue = self._queues.get(variant)
+        if queue is None:
+            self._queues[variant] = _Queue(rules, [])
+        else:
+            queue.rules = rules
+
+    def hosts(self, variant: str) -> bool:
+        return variant in self._queues
+
+    def waiting(self, variant: str) -> int:
+        """Orders that wait for this variant."""
+        queue = self._queues.get(variant)
+        return queue.waiting if queue else 0
+
+    def known(self, request_id: str) -> QueuedOrder | None:
+        """The order with this id that waits or runs."""
+        return self._known.get(request_id)
+
+    def add(self, queued: QueuedOrder) -> bool:
+        """Queue an order of a hosted variant; False where its id already waits or runs (the answer then says the higher attempt)."""
+        known = self._known.get(queued.id)
+        if known is not None:
+            if queued.order.attempt > known.order.attempt:
+                known.order = queued.order
+            return False
+        order = queued.order
+        queue = self._queues[order.variant]
+        self._known[queued.id] = queued
+        self._number += 1
+        heappush(queue.heap, (order.priority or DEFAULT_PRIORITY, order.deadline_ms, self._number, queued))
+        heappush(self._by_latest_start, (self._latest_start_ms(queue.rules, order), self._number, queued))
+        queue.waiting += 1
+        self.waiting_rows += order.rows
+        return True
+
+    def finish(self, queued: QueuedOrder) -> None:
+        """The order has its answer, or was handed back: its id may come again."""
+        self._known.pop(queued.id, None)
+
+    def drop_late(self, now_ms: float) -> list[QueuedOrder]:
+        """Take out what cannot be met even if it started now."""
+        late: list[QueuedOrder] = []
+        heap = self._by_latest_start
+        while heap and (heap[0][2].taken or heap[0][0] < now_ms):
+            _, number, queued = heappop(heap)
+            if queued.taken:
+                continue
+            current_ms = self._latest_start_ms(self._queues[queued.order.variant].rules, queued.order)
+            if current_ms >= now_ms:
+                heappush(heap, (current_ms, number, queued))  # the variant turned out faster than it was on arrival
+            else:
+                late.append(self._take(queued))
+        # A variant that turned out slower: whoever would start next is judged by what is known now.
+        for queue in self._queues.values():
+            while (head := _head(queue)) is not None and self._latest_start_ms(queue.rules, head.order) < now_ms:
+                late.append(self._take(head))
+        return late
+
+    def next_drop_ms(self) -> float | None:
+        """When drop_late has something to do next."""
+        heap = self._by_latest_start
+        while heap and heap[0][2].taken:
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    def take_all(self) -> list[QueuedOrder]:
+        """Empty the queue: for handing back what will not be computed."""
+        everything = [entry[3] for queue in self._queues.values() for entry in sorted(queue.heap, key=lambda entry: entry[:3]) if not entry[3].taken]
+        return [self._take(queued) for queued in everything]
+
+    def take(self, variant: str) -> list[QueuedOrder]:
+        """Empty one variant's queue and forget it: it is no longer hosted."""
+        queue = self._queues.get(variant)
+        if queue is None:
+            return []
+        left = [self._take(entry[3]) for entry in queue.heap if not entry[3].taken]
+        del self._queues[variant]
+        return left
+
+    def next_batch(self, now_ms: float, *, arriving: bool = False) -> Batch | Wait | None:
+        """What the idle device computes now; `arriving`: more orders are known to be on their way. Call drop_late first."""
+        variant = self._most_urgent()
+        if variant is None:
+            return None
+        queue = self._queues[variant]
+        orders, rows, earliest_ms = self._grow(queue, now_ms)
+        rules = queue.rules
+        if arriving and rows < rules.rows_max:
+            unsafe_ms = earliest_ms - self._hop_ms - rules.p95_ms(min(rows + 1, rules.rows_max))
+            if unsafe_ms > now_ms:
+                for queued in orders:
+                    self._push_back(queue, queued)
+                return Wait(unsafe_ms)
+        for queued in orders:
+            self._take(queued)
+        return Batch(variant, tuple(orders), rows, rules.p95_ms(rows))
+
+    def _most_urgent(self) -> str | None:
+        best: tuple[tuple[int, int, int], str] | None = None
+        for variant, queue in self._queues.items():
+            if _head(queue) is not None and (best is None or queue.heap[0][:3] < best[0]):
+                best = (queue.heap[0][:3], variant)
+        return best[1] if best else None
+
+    def _grow(self, queue: _Queue, now_ms: float) -> tuple[list[QueuedOrder], int, float]:
+        """The head, and who follows as long as everybody in the batch stays safe; a request larger than a batch runs alone."""
+        rules = queue.rules
+        head = heappop(queue.heap)[3]
+        orders, rows, earliest_ms = [head], head.order.rows, float(head.order.deadline_ms)
+        rows_max = max(min(rules.efficient_rows(), rules.rows_max), 1)
+        while queue.heap and rows < rows_max:
+            following = queue.heap[0][3]
+            if not following.taken:
+                grown = rows + following.order.rows
+                if grown > rows_max or now_ms + rules.p95_ms(grown) + self._hop_ms > min(earliest_ms, following.order.deadline_ms):
+                    break
+                orders.append(following)
+                rows, earliest_ms = grown, min(earliest_ms, following.order.deadline_ms)
+            heappop(queue.heap)
+        return orders, rows, earliest_ms
+
+    def _push_back(self, queue: _Queue, queued: QueuedOrder) -> None:
+        self._number += 1
+        heappush(queue.heap, (queued.order.priority or DEFAULT_PRIORITY, queued.order.deadline_ms, self._number, queued))
+
+    def _latest_start_ms(self, rules: BatchRules, order: WorkOrder) -> float:
+        return order.deadline_ms - self._hop_ms - rules.p95_ms(order.rows)
+
+    def _take(self, queued: QueuedOrder) -> QueuedOrder:
+        queued.taken = True
+        self._queues[queued.order.variant].waiting -= 1
+        self.waiting_rows -= queued.order.rows
+        return queued
+
+
+def _head(queue: _Queue) -> QueuedOrder | None:
+    """Who is served next in this queue; stale entries before it are thrown away."""
+    while queue.heap and queue.heap[0][3].taken:
+        heappop(queue.heap)
+    return queue.heap[0][3] if queue.heap else None
