@@ -1,0 +1,156 @@
+"""A worker that computes nothing: it speaks plan, telemetry and work orders as a real one does, and answers with a small terminal record.
+
+`python -m deploy.bench.null_worker SETTINGS`, a process of its own, so that a row measures the dispatcher alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from broker.kafka import KafkaLog
+from broker.log import Message, TopicPartition, Writer
+from schemas.names import Names
+from schemas.profile import Latency
+from schemas.telemetry import HostedVariant, WorkerReport, encode_telemetry
+from schemas.terminal import COMPLETED, JSON_TYPE, TERMINAL_VERSION, PathStep, Terminal, encode_terminal
+from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, WorkOrder, decode_order
+
+READ_MS = 200
+RECORDS_MAX = 1000
+REPORT_S = 0.5
+HEADERS = ((CONTENT_TYPE_HEADER, JSON_TYPE.encode()),)
+
+
+class NullWorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`profile_ms` is what it says that a row costs; `spends_ms` is what it really spends on each, computing: None, it never answers."""
+
+    kafka: str
+    prefix: str
+    variant: str
+    lanes: int = 1
+    """So many workers, `null-0` and on, in this one process, each with the lane of its number."""
+    profile_ms: float = 0.02
+    spends_ms: float | None = 0.0
+    credits: int = 256
+    ready: str
+
+
+def worker_name(lane: int) -> str:
+    """Of the null worker on this lane."""
+    return f"null-{lane}"
+
+
+class NullWorker:
+    """Serves its lanes."""
+
+    def __init__(self, settings: NullWorkerSettings) -> None:
+        self._settings = settings
+        self._names = Names(settings.prefix)
+        self._incarnation = int(time.time() * 1000)
+
+    async def run(self) -> None:
+        """Until it is ended."""
+        log = KafkaLog(self._settings.kafka)
+        writer = log.writer("null-worker")
+        await writer.start()
+        reader = log.reader("null-worker")
+        await reader.start()
+        topic = self._names.work("cpu")
+        await reader.assign({TopicPartition(topic, lane): "latest" for lane in range(self._settings.lanes)})
+        reporting = asyncio.create_task(self._report(writer))
+        Path(self._settings.ready).touch()
+        try:
+            while True:
+                for records in (await reader.read(timeout_ms=READ_MS, records_max=RECORDS_MAX)).values():
+                    orders = [(record.key or b"", decode_order(dict(record.headers)[WORK_HEADER])) for record in records]
+                    if self._settings.spends_ms is not None:
+                        await self._answer(writer, orders)
+        finally:
+            reporting.cancel()
+            await log.close()
+
+    async def _answer(self, writer: Writer, orders: list[tuple[bytes, WorkOrder]]) -> None:
+        spends_ms = self._settings.spends_ms or 0.0
+        by_shard: dict[int, list[Message]] = {}
+        for key, order in orders:
+            if spends_ms:
+                await asyncio.sleep(0)
+                until_s = time.perf_counter() + spends_ms / 1000
+                while time.perf_counter() < until_s:
+                    pass
+                await writer.write(self._names.responses, order.shard, [self._answered(key, order)])
+            else:
+                by_shard.setdefault(order.shard, []).append(self._answered(key, order))
+        for shard, messages in by_shard.items():
+            asyncio.ensure_future(writer.write(self._names.responses, shard, messages))  # noqa: RUF006 - the writer holds it
+
+    def _answered(self, key: bytes, order: WorkOrder) -> Message:
+        now_ms = int(time.time() * 1000)
+        step = PathStep(
+            stage=order.stage,
+            variant=order.variant,
+            accuracy=order.accuracy,
+            accelerator="cpu",
+            device="none",
+            queued_ms=0.0,
+            computed_ms=0.0,
+            batch_size=order.rows,
+        )
+        terminal = Terminal(
+            id=key.decode(),
+            outcome=COMPLETED,
+            endpoint=order.endpoint,
+            path=[step],
+            accuracy=order.accuracy,
+            received_ms=order.received_ms,
+            finished_ms=now_ms,
+            deadline_ms=order.deadline_ms,
+            attempts=order.attempt,
+            epoch=order.epoch,
+            version=TERMINAL_VERSION,
+        )
+        return key, encode_terminal(terminal, JSON_TYPE), HEADERS
+
+    async def _report(self, writer: Writer) -> None:
+        settings = self._settings
+        latency = {rows: Latency(rows * settings.profile_ms, rows * settings.profile_ms, 100) for rows in (1, 32)}
+        hosted = {settings.variant: HostedVariant(state="ready", latency=latency)}
+        while True:
+            reports = [self._said(lane, hosted) for lane in range(settings.lanes)]
+            await writer.write(self._names.telemetry, 0, [(report.worker.encode(), encode_telemetry(report), ()) for report in reports])
+            await asyncio.sleep(REPORT_S)
+
+    def _said(self, lane: int, hosted: dict[str, HostedVariant]) -> WorkerReport:
+        return WorkerReport(
+            worker=worker_name(lane),
+            incarnation=self._incarnation,
+            accelerator="cpu",
+            device="none",
+            host="bench",
+            at_ms=int(time.time() * 1000),
+            lane=lane,
+            state="ready",
+            epoch=1,
+            credits=self._settings.credits,
+            variants=hosted,
+            waiting_rows=1,
+        )
+
+
+async def _main(settings: NullWorkerSettings) -> None:
+    running = asyncio.ensure_future(NullWorker(settings).run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    await asyncio.wait([running])
+    if not running.cancelled():
+        running.result()
+
+
+if __name__ == "__main__":
+    uvloop.run(_main(msgspec.json.decode(sys.argv[1], type=NullWorkerSettings)))

@@ -1,0 +1,89 @@
+"""A catalog of one null variant, its plan, and a topic full of requests: how the rows begin that measure the dispatcher alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from broker.log import Log, Message, Reader, TopicPartition, Writer
+from deploy.bench.null_worker import worker_name
+from schemas.catalog import EndpointSpec, TaskSpec, VariantSpec, catalog_key, encode_catalog, variant_key
+from schemas.names import SHARDS, Names
+from schemas.plan import PLAN_KEY, Binding, Plan, encode_plan
+
+TASK, VARIANT, ENDPOINT = "null", "null", "bench"
+VARIANT_KEY = variant_key(TASK, VARIANT)
+FILL_RECORDS = 500
+BODY_VALUES = 200
+POLL_S = 0.03
+
+
+def json_body(timeout_ms: int) -> bytes:
+    """A request of 1 kB, everything in its body, as `kcat -P` would send it."""
+    tensor = {"name": "image", "shape": [1, BODY_VALUES], "datatype": "UINT8", "data": [128] * BODY_VALUES}
+    fields = {"endpoint": ENDPOINT, "min_accuracy": 0.9, "timeout_ms": timeout_ms, "parameters": {"padding": "x" * 80}, "inputs": [tensor]}
+    return msgspec.json.encode(fields)
+
+
+async def publish_control(log: Log, names: Names, *, lanes: int) -> None:
+    """Catalog and plan, as `apply` and the scaler would write them."""
+    task = TaskSpec(name=TASK, variants=(VariantSpec(name=VARIANT, file="none", sha256="0" * 64, accuracy=0.95),))
+    endpoint = EndpointSpec(name=ENDPOINT, task=TASK)
+    bindings = tuple(Binding(worker=worker_name(lane), accelerator="cpu", lane=lane, variants=(VARIANT_KEY,)) for lane in range(lanes))
+    plan = Plan(epoch=1, bindings=bindings, planner="bench")
+    async with written(log) as writer:
+        await writer.write(names.catalog, 0, [(catalog_key(spec), encode_catalog(spec), ()) for spec in (task, endpoint)])
+        await writer.write(names.plan, 0, [(PLAN_KEY, encode_plan(plan), ())])
+
+
+class written:  # noqa: N801 - used like a function, in `async with`
+    """A writer for the length of a block."""
+
+    def __init__(self, log: Log) -> None:
+        self._writer = log.writer("bench")
+
+    async def __aenter__(self) -> Writer:
+        await self._writer.start()
+        return self._writer
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._writer.close()
+
+
+async def fill(log: Log, topic: str, bodies: Iterable[bytes]) -> int:
+    """Write requests over all shards, as fast as Kafka takes them; returns how many."""
+    count = 0
+    async with written(log) as writer:
+        batch: list[Message] = []
+        shard = 0
+        pending: list[asyncio.Future[object]] = []
+        for body in bodies:
+            batch.append((b"request-%d" % count, body, ()))
+            count += 1
+            if len(batch) == FILL_RECORDS:
+                pending.append(asyncio.ensure_future(writer.write(topic, shard, batch)))
+                batch, shard = [], (shard + 1) % SHARDS
+                if shard == 0:
+                    await asyncio.gather(*pending)
+                    pending.clear()
+        pending.append(asyncio.ensure_future(writer.write(topic, shard, batch)))
+        await asyncio.gather(*pending)
+    return count
+
+
+def shards_of(topic: str) -> list[TopicPartition]:
+    """All partitions of a sharded topic."""
+    return [TopicPartition(topic, shard) for shard in range(SHARDS)]
+
+
+async def until_written(reader: Reader, topic: str, count: int, s_max: float, check: Callable[[], None]) -> None:
+    """Wait until a sharded topic holds so many records. Raises TimeoutError."""
+    deadline_s = time.monotonic() + s_max
+    while sum((await reader.end_offsets(shards_of(topic))).values()) < count:
+        check()
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"{topic} has not got {count} records within {s_max:.0f} s")
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,212 @@
+"""`headrace up`, `status` and `down`: the whole stack on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+from rich.console import Console
+
+from deploy.catalog_files import load_catalog_files
+from deploy.commands.catalog import Change, apply_to, show_changes
+from deploy.commands.command import Command, config_path, option
+from deploy.commands.output import Output
+from deploy.configuration import Connection, split_address
+from deploy.connections import open_log
+from deploy.local import stack as local
+from deploy.local.kafka import kafka_answers
+from deploy.running_stack import CACHE, FOLDER, MODELS, PROFILES
+from deploy.snapshots import read_plan
+from deploy.stack_plan import UpOptions, default_workers, parse_workers, plan_stack
+from schemas.errors import ConfigurationError, HeadraceError
+
+WATCH_MS = 500.0
+SERVER_POLL_MS = 50.0
+LEADER_MS_MAX = 3_000.0
+
+
+def _parsed_workers(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, int]:
+    try:
+        return default_workers() if value is None else parse_workers(value)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(cls=Command)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE...]")
+@option("--detach", is_flag=True, help="Return when the stack is ready; `headrace down` ends it.")
+@option("--workers", callback=_parsed_workers, metavar="CLASS=N,...", help="Default: cpu=1, and vpu=1 where OpenVINO is installed.")
+@option("--dispatchers", type=click.IntRange(1, 16), default=1, show_default=True)
+@option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each worker.")
+@option("--vpu-device", default="CPU", show_default=True, help="OpenVINO device of the vpu workers: NPU where there is one.")
+@option("--models", type=click.Path(file_okay=False, path_type=Path), default=MODELS, show_default=True, help="Model repository.")
+@option("--profiles", type=click.Path(file_okay=False, path_type=Path), default=PROFILES, show_default=True, help="Stored profiles.")
+@option("--kafka-home", envvar="KAFKA_HOME", type=click.Path(file_okay=False), help="An unpacked Kafka; default: Maven, then Docker.")
+def up(connection: Connection, output: Output, files: tuple[Path, ...], *, detach: bool, **options: Any) -> None:
+    """Start Kafka, Valkey and every role on this machine, and apply FILEs.
+
+    Servers whose addresses are given (--kafka, --redis) are used instead of started. Without --detach the stack ends with Ctrl-C.
+    State lies in .headrace/stack.json, logs in .headrace/logs; whatever dies is started again.
+
+    \b
+    headrace up examples/fashion/*.yaml
+    headrace up --detach --workers cpu=2,vpu=1 --dispatchers 2 examples/fashion/*.yaml
+    headrace up --kafka 127.0.0.1:9092 --redis redis://127.0.0.1:6379
+    """
+    owner_pid = None if detach else os.getpid()
+    settings = UpOptions(**options, cache=CACHE, config=config_path(), applies_files=bool(files), owner_pid=owner_pid)
+    # Faults of the files show at once, not after servers were started for them.
+    load_catalog_files(files)
+    uvloop.run(_up(connection, settings, files, output))
+
+
+async def _up(connection: Connection, options: UpOptions, files: tuple[Path, ...], output: Output) -> None:
+    plan = plan_stack(FOLDER, options, kafka=connection.kafka, redis=connection.redis, prefix=connection.prefix)
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        stack, changes = await _start(plan, connection, files, options.models)
+        show_changes(output, changes)
+        _show(output, stack, leader=None)
+        output.result(_state(stack, leader=None) | {"applied": changes})
+        if options.owner_pid is None:
+            output.say("ready; look with `headrace status`, end it with `headrace down`")
+            return
+        output.say("ready; Ctrl-C ends it")
+        await _watch(output, stack)
+    except asyncio.CancelledError:
+        output.say("ending the stack ...")
+        await local.stop(FOLDER)
+        if options.owner_pid is None:
+            raise click.Abort from None
+
+
+async def _start(plan: local.StackPlan, connection: Connection, files: tuple[Path, ...], models: Path) -> tuple[local.Stack, list[Change]]:
+    """Files are applied while the roles start: workers become ready by what the catalog gives them to host."""
+    with Console(stderr=True).status("starting") as status:
+        starting = asyncio.create_task(local.start(plan, on_progress=status.update))
+        applying = asyncio.create_task(_apply_when_up(connection, files, models))
+        try:
+            await asyncio.wait((starting, applying), return_when=asyncio.FIRST_EXCEPTION)
+            if starting.done():
+                stack = starting.result()
+                return stack, await applying
+            applying.result()
+            return await starting, applying.result()
+        finally:
+            for task in (applying, starting):
+                task.cancel()
+            await asyncio.gather(starting, applying, return_exceptions=True)
+
+
+async def _apply_when_up(connection: Connection, files: tuple[Path, ...], models: Path) -> list[Change]:
+    if not files:
+        return []
+    while True:
+        stack = local.read(FOLDER)
+        if stack is not None and stack.supervisor.is_alive():
+            host, port = split_address(stack.kafka.partition(",")[0])
+            if await asyncio.to_thread(kafka_answers, host, port):
+                break
+        await asyncio.sleep(SERVER_POLL_MS / 1000)
+    there = Connection(
+        kafka=stack.kafka, redis=stack.redis, prefix=stack.prefix, replication=connection.replication, kafka_options=connection.kafka_options
+    )
+    return await apply_to(there, files, models)
+
+
+async def _watch(output: Output, stack: local.Stack) -> None:
+    """Say what changes, until the supervisor is gone."""
+    restarts = {process.name: process.restarts for process in stack.processes}
+    while True:
+        await asyncio.sleep(WATCH_MS / 1000)
+        now = local.read(FOLDER)
+        if now is None or not now.supervisor.is_alive():
+            raise HeadraceError("the stack was ended from elsewhere" if now is None else f"the supervisor is gone; see {FOLDER / local.LOGS}")
+        for process in now.processes:
+            if process.restarts > restarts.get(process.name, 0):
+                output.say(f"{process.name} died and was started again (pid {process.pid}, {process.restarts} restarts); see {_log_file(process)}")
+            restarts[process.name] = process.restarts
+
+
+def _log_file(process: local.StackProcess) -> Path:
+    return FOLDER / local.LOGS / f"{process.name}.log"
+
+
+@click.command(cls=Command)
+def status(connection: Connection, output: Output) -> None:
+    """What runs in this folder: processes, restarts, addresses, and who leads. Exit code 1 where something is missing.
+
+    \b
+    headrace status
+    headrace status --json | jq .leader
+    """
+    stack = local.read(FOLDER)
+    if stack is None:
+        output.result({"state": "none", "processes": []})
+        output.say("no stack runs in this folder: start one with `headrace up`")
+        raise click.exceptions.Exit(1)
+    leader = uvloop.run(_leader(stack, connection))
+    _show(output, stack, leader)
+    output.result(_state(stack, leader))
+    if stack.state != local.RUNNING or not all(process.is_alive() for process in (stack.supervisor, *stack.processes)):
+        raise click.exceptions.Exit(1)
+
+
+async def _leader(stack: local.Stack, connection: Connection) -> str | None:
+    """Whoever made the newest plan; None where that cannot be told now."""
+    if not stack.supervisor.is_alive():
+        return None
+    there = Connection(kafka=stack.kafka, prefix=stack.prefix, kafka_options=connection.kafka_options)
+    with suppress(HeadraceError, TimeoutError):
+        async with asyncio.timeout(LEADER_MS_MAX / 1000), open_log(there) as log:
+            plan = await read_plan(log, there.names)
+            return plan.planner if plan is not None else None
+    return None
+
+
+def _show(output: Output, stack: local.Stack, leader: str | None) -> None:
+    rows = [
+        (process.role, process.name, process.pid, "yes" if process.is_alive() else "NO", process.restarts, process.http or "")
+        for process in (stack.supervisor, *stack.processes)
+    ]
+    output.table("", ("role", "name", "pid", "alive", "restarts", "metrics and health"), rows)
+    output.say(f"kafka {stack.kafka}   redis {stack.redis}   prefix {stack.prefix}   state {stack.state}" + (f"   leader {leader}" if leader else ""))
+
+
+def _state(stack: local.Stack, leader: str | None) -> dict[str, Any]:
+    processes = [
+        {"role": p.role, "name": p.name, "pid": p.pid, "alive": p.is_alive(), "restarts": p.restarts, "http": p.http}
+        for p in (stack.supervisor, *stack.processes)
+    ]
+    return {
+        "state": stack.state,
+        "kafka": stack.kafka,
+        "redis": stack.redis,
+        "gateway": stack.gateway,
+        "prefix": stack.prefix,
+        "leader": leader,
+        "processes": processes,
+    }
+
+
+@click.command(cls=Command)
+def down(connection: Connection, output: Output) -> None:
+    """End the stack that runs in this folder, in order: roles, sink, Valkey, Kafka. What Kafka stored stays for the next `up`.
+
+    \b
+    headrace down
+    """
+    del connection
+    with Console(stderr=True).status("ending the stack"):
+        ended = asyncio.run(local.stop(FOLDER))
+    output.say(f"{len(ended)} processes ended" if ended else "no stack runs in this folder")
+    output.result({"ended": ended})

@@ -1,0 +1,121 @@
+"""`headrace get`: the catalog, the plan, the workers and the lag as the topics have them now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import click
+import uvloop
+
+from broker.log import Log
+from deploy.commands.command import Command
+from deploy.commands.output import Output
+from deploy.configuration import Connection
+from deploy.connections import open_log
+from deploy.snapshots import GroupLag, read_alive, read_catalog, read_lag, read_plan
+from schemas.names import Names
+from schemas.telemetry import WorkerReport
+
+Found = TypeVar("Found")
+MEGABYTE = 1 << 20
+
+
+@click.group()
+def get() -> None:
+    """Show the catalog and the state.
+
+    \b
+    headrace get endpoints
+    headrace get workers --json
+    """
+
+
+@get.command(cls=Command)
+def endpoints(connection: Connection, output: Output) -> None:
+    """The endpoints with their tasks and variants.
+
+    \b
+    headrace get endpoints
+    """
+    catalog = _read(connection, read_catalog)
+    rows: list[tuple[object, ...]] = []
+    for endpoint in catalog.endpoints.values():
+        task = catalog.tasks.get(endpoint.task)
+        variants = "task is missing" if task is None else ", ".join(f"{v.name} {v.accuracy:g}" for v in task.variants)
+        rows.append((endpoint.name, endpoint.task, f"{endpoint.defaults.min_accuracy:g}", endpoint.defaults.timeout_ms, variants))
+    output.table("", ("endpoint", "task", "min accuracy", "timeout ms", "variants (accuracy)"), rows)
+    if not rows:
+        output.say("the catalog has no endpoint: apply some with `headrace apply FILE...`")
+    output.result({"endpoints": list(catalog.endpoints.values()), "tasks": list(catalog.tasks.values())})
+
+
+@get.command(cls=Command)
+def plan(connection: Connection, output: Output) -> None:
+    """The plan: which worker hosts which variants, and the routing shares.
+
+    \b
+    headrace get plan --json
+    """
+    found = _read(connection, read_plan)
+    if found is None:
+        output.say("there is no plan yet: a scaler makes one (`headrace scaler`, or `headrace up` for the whole stack)")
+    else:
+        title = f"epoch {found.epoch}" + (f" by {found.planner}" if found.planner else "") + (f": {found.reason}" if found.reason else "")
+        rows = [(b.worker, b.accelerator, b.lane, b.batch_size_max, b.threads, ", ".join(b.variants)) for b in found.bindings]
+        output.table(title, ("worker", "class", "lane", "batch", "threads", "variants"), rows)
+        shares = [(task, variant, f"{share:.0%}") for task, parts in found.shares.items() for variant, share in parts.items()]
+        if shares:
+            output.table("shares", ("task", "variant", "share"), shares)
+    output.result({"plan": found})
+
+
+@get.command(cls=Command)
+def workers(connection: Connection, output: Output) -> None:
+    """The workers that reported in the last seconds, with the device that really computes.
+
+    \b
+    headrace get workers
+    """
+    found = sorted(_read(connection, read_alive).workers.values(), key=lambda worker: worker.worker)
+    columns = ("worker", "class", "device", "state", "lane", "waiting rows", "memory MB", "variants (state)")
+    output.table("", columns, [_worker_row(worker) for worker in found])
+    if not found:
+        output.say("no worker reported in the last seconds: start some with `headrace worker --accelerator cpu`, or `headrace up`")
+    output.result({"workers": found})
+
+
+def _worker_row(worker: WorkerReport) -> tuple[object, ...]:
+    hosted = ", ".join(f"{key} ({variant.reason or variant.state})" for key, variant in worker.variants.items())
+    memory = round(worker.memory_bytes / MEGABYTE)
+    return worker.worker, worker.accelerator, worker.device, worker.state, worker.lane, worker.waiting_rows, memory, hosted
+
+
+@get.command(cls=Command)
+def lag(connection: Connection, output: Output) -> None:
+    """Log end minus committed offset of every group, as Kafka's own tools show it.
+
+    \b
+    headrace get lag --json
+    """
+    found = _read(connection, read_lag)
+    totals: dict[tuple[str, str], list[GroupLag]] = {}
+    for partition in found:
+        totals.setdefault((partition.group, partition.topic), []).append(partition)
+    rows = [(group, topic, sum(p.lag_messages for p in parts), _spread(parts)) for (group, topic), parts in totals.items()]
+    output.table("", ("group", "topic", "lag messages", "by partition"), rows)
+    if not rows:
+        output.say(f"no topic with the prefix {connection.prefix!r} on this Kafka: is it the right --prefix?")
+    output.result({"lag_messages": {group: sum(p.lag_messages for p in parts) for (group, _), parts in totals.items()}, "partitions": found})
+
+
+def _spread(parts: list[GroupLag]) -> str:
+    return ", ".join(f"{p.partition}: {p.lag_messages}" for p in parts if p.lag_messages)
+
+
+def _read(connection: Connection, read: Callable[[Log, Names], Coroutine[Any, Any, Found]]) -> Found:
+    async def within_log() -> Found:
+        async with open_log(connection) as log:
+            return await read(log, connection.names)
+
+    return uvloop.run(within_log())
