@@ -138,11 +138,12 @@ class DispatcherPolicy:
             known = ", ".join(sorted(self.fleet.catalog.endpoints)[:10]) or "none yet"
             return "unknown_endpoint", f"no endpoint {entry.endpoint!r}: known are {known}"
         defaults = endpoint.defaults
-        if entry.deadline_at_ms is None and entry.timeout_ms is None:
-            entry.timeout_ms = defaults.timeout_ms
-        relative = entry.received_ms + entry.timeout_ms if entry.timeout_ms is not None else None
-        absolute = entry.deadline_at_ms
-        entry.deadline_ms = min(d for d in (relative, absolute) if d is not None)
+        absolute, timeout_ms = entry.deadline_at_ms, entry.timeout_ms
+        if absolute is None and timeout_ms is None:
+            timeout_ms = entry.timeout_ms = defaults.timeout_ms
+        deadline_ms = absolute if timeout_ms is None else entry.received_ms + timeout_ms
+        assert deadline_ms is not None
+        entry.deadline_ms = deadline_ms if absolute is None or deadline_ms < absolute else absolute
         if entry.deadline_ms - entry.received_ms > self.limits.timeout_ms_max:
             return "bad_request", f"the deadline is more than {self.limits.timeout_ms_max // 1000} s away"
         entry.priority = entry.priority or defaults.priority or DEFAULT_PRIORITY

@@ -58,7 +58,7 @@ def _most_urgent(pool: Pool, lane: Lane, at: int, skipped: set[tuple[int, Class]
     waiting = pool.waiting
     best: Class | None = None
     best_rank = (0, 0)
-    for kind in list(waiting.heaps):
+    for kind in waiting.kinds():
         priority, task, rung = kind
         rungs = lane.options.get(task)
         if rungs is None or rung >= len(rungs) or not rungs[rung] or (skipped and (at, kind) in skipped):

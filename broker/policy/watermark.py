@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,15 +21,18 @@ TRIM_BYTES = 1 << 16
 class Watermark:
     """Offsets are begun in growing order and finished in any. One byte for each offset above the watermark: a request that stays long costs little."""
 
-    def __init__(self, low: int = 0, finished: Iterable[int] = (), since_ms: int = 0) -> None:
-        """`low`: the first offset that is not finished; `since_ms`: terminal records before it say nothing about what is not finished."""
+    def __init__(self, low: int = 0, above: bytes = b"", since_ms: int = 0) -> None:
+        """`low`: all below is finished; `above`: from there on, 1 for each offset that is finished, else 0.
+
+        `since_ms`: terminal records from before it say nothing about what is not finished.
+        """
         self.low = low
         self.since_ms = since_ms
         self._base = low
-        self._above = bytearray()
+        self._above = bytearray(above)
         """From offset `_base` (at most `low`): 1 where it is finished."""
-        for offset in finished:
-            self.finish(offset)
+        if above:
+            self._advance()
 
     def is_finished(self, offset: int) -> bool:
         """True for what was finished before, in this life or an earlier one."""
@@ -108,5 +110,5 @@ def restore(low: int, metadata: str) -> tuple[Watermark, int]:
         bitmap = zlib.decompress(b64decode(parts[2], validate=True)) if parts[2] else b""
     except (binascii.Error, zlib.error, ValueError):
         bitmap = b""
-    finished = np.flatnonzero(np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little"))
-    return Watermark(low, (low + int(at) for at in finished), since_ms), since_ms
+    above = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little").tobytes()
+    return Watermark(low, above, since_ms), since_ms
