@@ -36,6 +36,7 @@ class KafkaReader:
         self._hook_error: Exception | None = None
         self._settled = asyncio.Event()
         self._broken = False
+        self._closed = False
         self._listening_since_ms = 0.0
         self._looked_at = 0.0
 
@@ -89,7 +90,7 @@ class KafkaReader:
         if found:
             for partition, records in found.items():
                 self._positions[partition] = records[-1].offset + 1
-        else:
+        elif not self._closed:
             self._notice_silence()
         return found
 
@@ -127,6 +128,7 @@ class KafkaReader:
 
     async def close(self) -> None:
         """Leave the group (a static member stays in it for its session time-out)."""
+        self._closed = True
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.close()
@@ -146,6 +148,9 @@ class KafkaReader:
     async def _open(self, *, member: bool) -> None:
         consumer = Consumer(self._connection, self._client_id, self._fetch_wait_ms, self._membership if member else None)
         await consumer.start()
+        if self._closed:
+            await consumer.close()
+            raise LogUnavailable("the reader was closed")
         self._consumer = consumer
         self._listening_since_ms = time.time() * 1000
         self._broken = False
@@ -172,7 +177,7 @@ class KafkaReader:
             async with asyncio.timeout(timeout_ms / 1000):
                 await self._settled.wait()
         except TimeoutError:
-            if self._hooks is not None:
+            if self._hooks is not None and not self._closed:
                 self._notice_silence()
 
     async def _continue_at_earliest(self, lost: PositionLost) -> None:

@@ -18,6 +18,7 @@ from schemas.errors import HeadraceError
 
 OK, FAILED, USAGE = 0, 1, 2
 COMMANDS = {
+    "demo": "deploy.commands.demo:demo",
     "up": "deploy.commands.stack:up",
     "status": "deploy.commands.stack:status",
     "down": "deploy.commands.stack:down",
@@ -31,9 +32,16 @@ COMMANDS = {
     "sink": "deploy.commands.roles:sink",
     "scaler": "deploy.commands.roles:scaler",
     "profile": "deploy.commands.profile:profile",
+    "bench": "deploy.commands.bench:bench",
     "deadletter": "deploy.commands.dead_letters:deadletter",
 }
 """In the order of the help page; loaded when called, so that `headrace --help` and small tools start fast."""
+_SHOWN_BY = "`headrace status` shows the stack of this folder, --print-config where the address comes from"
+HINTS = {
+    "log_unavailable": f"is Kafka running at that address? {_SHOWN_BY}",
+    "store_unavailable": f"is Redis running at that address? {_SHOWN_BY}",
+}
+"""What to do about errors that do not say so themselves."""
 
 
 class LazyGroup(click.Group):
@@ -102,6 +110,7 @@ def run(arguments: Sequence[str]) -> int:
 def _failed(invocation: Invocation, code: str, message: str) -> int:
     if invocation.debug:
         traceback.print_exc()
+    message = f"{message} ({HINTS[code]})" if code in HINTS else message
     click.echo(f"headrace: {message}", err=True)
     if invocation.json:
         click.echo(msgspec.json.encode({"error": {"code": code, "message": message}}).decode())

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Self
 
 from prometheus_client import CollectorRegistry
-from workers.worker import Worker
 
 from broker.client import Client
 from broker.dispatcher import Dispatcher
@@ -28,6 +27,7 @@ from workers.backends import create_backend
 from workers.models import ModelRepository
 from workers.profile_store import ProfileStore
 from workers.settings import WorkerSettings
+from workers.worker import Worker
 
 READY_S = 60.0
 POLL_S = 0.02

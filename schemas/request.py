@@ -14,6 +14,11 @@ from schemas.work import CONTENT_TYPE_HEADER
 
 Headers = Sequence[tuple[str, bytes]]
 CONTENT_TYPES = (JSON_TYPE, MSGPACK_TYPE)
+DEADLINE_MS_MAX = (1 << 53) - 1
+"""Every client and every encoding can carry integers up to here."""
+TRACEPARENT_CHARACTERS_MAX = 256
+QUOTED_MAX = 64
+"""Characters of what the client sent that a message repeats."""
 
 
 class TensorHead(msgspec.Struct):
@@ -47,10 +52,11 @@ def content_type_of(headers: Headers) -> str:
     """JSON where nothing is said. Raises BadRequest for a content type that is neither JSON nor msgpack."""
     for name, value in headers:
         if name.lower() == CONTENT_TYPE_HEADER:
-            kind = value.decode("latin-1").partition(";")[0].strip().lower()
+            # Kafka allows a header without a value, which clients hand out as None.
+            kind = (value or b"").decode("latin-1").partition(";")[0].strip().lower()
             if kind in CONTENT_TYPES:
                 return kind
-            raise BadRequest(f"content-type {kind!r} is not supported: send {JSON_TYPE} or {MSGPACK_TYPE}")
+            raise BadRequest(f"content-type {kind[:QUOTED_MAX]!r} is not supported: send {JSON_TYPE} or {MSGPACK_TYPE}")
     return JSON_TYPE
 
 
@@ -138,29 +144,39 @@ def _from_headers(headers: Headers) -> dict[str, str | float | int]:
         try:
             stated[name] = read(value.decode())
         except (ValueError, AttributeError):
-            raise BadRequest(f"header {name}: {value!r} is not a valid {read.__name__}") from None
+            raise BadRequest(f"header {name}: {(value or b'')[:QUOTED_MAX]!r} is not a valid {read.__name__}") from None
     return stated
 
 
 def _check(routing: Routing, limits: Limits) -> None:
-    if not routing.endpoint:
-        raise BadRequest("the field `endpoint` is missing: name the endpoint in a header or in the body")
+    _check_texts(routing, limits)
     floor = routing.min_accuracy
     if floor is not None and not (isfinite(floor) and 0.0 <= floor <= 1.0):
         raise BadRequest(f"min_accuracy {floor} is not in 0..1")
-    deadline, timeout = routing.deadline_ms, routing.timeout_ms
-    if deadline is not None and deadline < 0:
-        raise BadRequest(f"deadline_ms {deadline} is negative: it is Unix time in milliseconds")
-    if timeout is not None and not 0 <= timeout <= limits.timeout_ms_max:
-        raise BadRequest(f"timeout_ms {timeout} is not in 0..{limits.timeout_ms_max}")
-    if not 0 <= routing.priority <= limits.priority_max:
-        raise BadRequest(f"priority {routing.priority} is not in 0..{limits.priority_max} (1 is the highest, 0 the default)")
-    if len(routing.tenant) > limits.name_bytes_max:
-        raise BadRequest(f"tenant has {len(routing.tenant)} characters, the limit is {limits.name_bytes_max}")
+    _check_range("deadline_ms (Unix time in milliseconds)", routing.deadline_ms, 0, DEADLINE_MS_MAX)
+    _check_range("timeout_ms", routing.timeout_ms, 0, limits.timeout_ms_max)
+    _check_range("priority (1 is the highest, 0 the default)", routing.priority, 0, limits.priority_max)
     if len(routing.inputs) > limits.tensors_max:
         raise BadRequest(f"{len(routing.inputs)} input tensors, the limit is {limits.tensors_max}")
     if routing.rows is None:
         shape = routing.inputs[0].shape if routing.inputs else None
         routing.rows = shape[0] if shape else 1
-    if not 1 <= routing.rows <= limits.rows_max:
-        raise BadRequest(f"{routing.rows} rows (first axis of the first input), a request has 1 to {limits.rows_max}")
+    _check_range("rows (first axis of the first input)", routing.rows, 1, limits.rows_max)
+
+
+def _check_texts(routing: Routing, limits: Limits) -> None:
+    if not routing.endpoint:
+        raise BadRequest("the field `endpoint` is missing: name the endpoint in a header or in the body")
+    for name, text in (("endpoint", routing.endpoint), ("tenant", routing.tenant)):
+        if len(text) > limits.name_bytes_max:
+            raise BadRequest(f"{name} has {len(text)} characters, the limit is {limits.name_bytes_max}")
+    if routing.traceparent is not None and len(routing.traceparent) > TRACEPARENT_CHARACTERS_MAX:
+        # Tracing can never fail a request, and what is no trace context is not carried along.
+        routing.traceparent = None
+
+
+def _check_range(name: str, value: int | None, least: int, most: int) -> None:
+    if value is not None and not least <= value <= most:
+        # A number may have thousands of digits: it is shown only where a person could have meant it.
+        shown = value if -(1 << 63) <= value < 1 << 64 else "(a very long number)"
+        raise BadRequest(f"{name}: {shown} is not in {least}..{most}")

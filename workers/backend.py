@@ -20,7 +20,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend computes on, as its runtime names it."""
 
     accelerator: str
-    """The class that really computes: a GPU backend running on the CPU with --allow-cpu says `cpu`."""
+    """What answers say: the class, but `cpu` where a GPU backend was allowed to run on the CPU. `name` is the device that really computes."""
     name: str
     memory_bytes_max: int = 0
     """0 where it cannot be told."""
@@ -49,7 +49,7 @@ class Backend(Protocol):
         ...
 
     def load(self, key: str, spec: VariantSpec, file: Path, *, batch_size_max: int, threads: int) -> Loaded:
-        """Load and make runnable. `file` was verified by the model repository. Raises ModelRefused with the reason."""
+        """Load and make runnable. `file` was verified by the model repository. Raises ModelRefused with the reason, DeviceUnavailable."""
         ...
 
     def infer(self, key: str, inputs: Tensors, rows: int) -> Tensors:

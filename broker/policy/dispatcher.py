@@ -107,6 +107,7 @@ class DispatcherPolicy:
             if not shard.begin(entry):
                 continue
             if shard.recovering:
+                entry.held_back = True
                 shard.held_back.append(entry)
             else:
                 self._accept(entry, shard, now_ms, commands)
@@ -122,7 +123,11 @@ class DispatcherPolicy:
         shard.live[entry.key] = self._live[entry.key] = entry
         refusal = entry.refused or self._resolve(entry) or self._admit(entry, now_ms)
         if refusal is not None:
-            self._answer(entry, REJECTED, refusal[0], refusal[1], commands)
+            if entry.held_back and entry.received_ms < entry.deadline_ms <= now_ms:
+                # An earlier owner may have handed it out: this is an expiry that fell into a dispatcher's death, not a refusal.
+                self._answer(entry, EXPIRED, "deadline_exceeded", "the deadline came while the request's shard changed hands", commands)
+            else:
+                self._answer(entry, REJECTED, refusal[0], refusal[1], commands)
             return
         entry.admitted = True
         self._held_bytes += entry.bytes
@@ -250,8 +255,9 @@ class DispatcherPolicy:
 
     def _on_sends_failed(self, event: ev.SendsFailed, now_ms: float, commands: Commands) -> None:
         for entry in event.entries:
-            order = self.fleet.take_back(entry.key)
-            if order is not None:
+            order = self.fleet.orders.get(entry.key)
+            if order is not None and order.entry is entry:
+                self.fleet.take_back(entry.key)
                 self._retry(entry.key, order, "the log did not take the order", commands)
 
     # -- shards
@@ -304,12 +310,12 @@ class DispatcherPolicy:
             self._retry(key, order, reason, commands)
 
     def _on_plan(self, event: ev.PlanObserved, now_ms: float, commands: Commands) -> None:
-        self.fleet.observe_plan(event.plan, now_ms)
+        self.fleet.observe_plan(event.plan)
         self._resettle()
 
     def _on_catalog(self, event: ev.CatalogObserved, now_ms: float, commands: Commands) -> None:
         """What waits is judged again: its variants may have changed, or its endpoint may be gone."""
-        waiting = self.fleet.observe_catalog(event.catalog, now_ms)
+        waiting = self.fleet.observe_catalog(event.catalog)
         for entry in waiting:
             refusal = self._resolve(entry)
             if refusal is not None:

@@ -53,6 +53,8 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     work_ms: float = 0.0
     """Computing time at the cheapest variant that meets the floor."""
     attempts: int = 0
+    held_back: bool = False
+    """It arrived while its shard was recovering."""
     bucket: int = 0
     """Bucket of the waiting-work histogram that holds work_ms."""
 

@@ -25,6 +25,8 @@ class Fleet:
         self.plan = Plan()
         self.orders: dict[bytes, Order] = {}
         self.pools: list[Pool] = []
+        self.share = 1.0
+        """This dispatcher's part of every lane."""
         self._settings = settings
         self._limits = limits
         self._lanes: dict[str, Lane] = {}
@@ -49,20 +51,20 @@ class Fleet:
 
     # -- what is observed
 
-    def observe_catalog(self, catalog: Catalog, now_ms: float) -> list[Entry]:
+    def observe_catalog(self, catalog: Catalog) -> list[Entry]:
         """Take over the catalog; returns all that waits, to be judged anew."""
         self.catalog = catalog
         self.ladders = {name: Ladder(task) for name, task in catalog.tasks.items()}
-        self._refresh(now_ms)
+        self._refresh()
         self._layout = None
         return self.resettle()
 
-    def observe_plan(self, plan: Plan, now_ms: float) -> None:
+    def observe_plan(self, plan: Plan) -> None:
         """Follow a plan; an older epoch than the one held is ignored."""
         if plan.epoch < self.plan.epoch:
             return
         self.plan = plan
-        self._refresh(now_ms)
+        self._refresh()
 
     def observe_worker(self, report: WorkerReport, now_ms: float) -> dict[bytes, Order]:
         """Follow a worker; returns the orders of an earlier life of it, which are lost."""
@@ -75,7 +77,9 @@ class Fleet:
         if lane is None or report.incarnation > lane.incarnation or report.accelerator != lane.accelerator:
             lost = self._forget(report.worker)
             lane = self._lanes[report.worker] = Lane(report)
-        lane.observe(report, self.plan.binding(report.worker), self.ladders, now_ms)
+            self._lend_part(lane)
+        lane.observe(report, self.plan.binding(report.worker), self.ladders, self._limits.lane_rows_max)
+        lane.seen_ms = now_ms
         if report.waiting_rows == 0:
             lane.stalled = False
         self._reports[report.worker] = report
@@ -92,7 +96,8 @@ class Fleet:
     def departed(self, record: Departed) -> dict[bytes, Order]:
         """A supervisor saw a process end; returns the orders that are lost with it."""
         if record.role == "dispatcher":
-            self._dispatchers_ms.pop(record.name, None)
+            if self._dispatchers_ms.pop(record.name, None) is not None:
+                self._share(record.at_ms)
             return {}
         lane = self._lanes.get(record.name)
         if lane is None or (record.incarnation and record.incarnation != lane.incarnation) or lane.incarnation > record.at_ms:
@@ -107,6 +112,7 @@ class Fleet:
             order = self.take_back(request_id.encode())
             if order is not None:
                 back[order.entry.key] = order
+                order.lane.drop_variant(order.variant)
         return back
 
     def take_back(self, key: bytes) -> Order | None:
@@ -114,6 +120,7 @@ class Fleet:
         order = self.orders.pop(key, None)
         if order is not None:
             order.lane.release(key)
+            order.lane.interrupted()
         return order
 
     def overdue(self, now_ms: float) -> dict[bytes, Order]:
@@ -144,12 +151,9 @@ class Fleet:
             self.orders.pop(key, None)
         return orders
 
-    def _refresh(self, now_ms: float) -> None:
+    def _refresh(self) -> None:
         for worker, report in self._reports.items():
-            lane = self._lanes[worker]
-            seen_ms = lane.seen_ms
-            lane.observe(report, self.plan.binding(worker), self.ladders, now_ms)
-            lane.seen_ms = seen_ms
+            self._lanes[worker].observe(report, self.plan.binding(worker), self.ladders, self._limits.lane_rows_max)
 
     def _share(self, now_ms: float) -> None:
         lost_ms = self._settings.worker_lost_ms
@@ -157,8 +161,15 @@ class Fleet:
             if now_ms - seen_ms > lost_ms:
                 del self._dispatchers_ms[name]
         others = len(self._dispatchers_ms.keys() - {self.name})
+        self.share = 1.0 / (1 + others)
         for pool in self.pools:
-            pool.share = 1.0 / (1 + others)
+            pool.share = self.share
+        for lane in self._lanes.values():
+            self._lend_part(lane)
+
+    def _lend_part(self, lane: Lane) -> None:
+        lane.share = self.share
+        lane.window_ms = self._settings.window_ms * self.share
 
     # -- pools
 
@@ -175,11 +186,10 @@ class Fleet:
         moved = [entry for pool in self.pools for entry in pool.waiting.entries()]
         for entry in moved:
             entry.state = State.NEW
-        share = self.pools[0].share if self.pools else 1.0
         self.pools = [Pool(tasks, self.ladders, lanes, self._settings, self._limits.tenants_max) for tasks, lanes in components.items()]
         self._pool_by_task = {task: pool for pool in self.pools for task in pool.tasks}
         for pool in self.pools:
-            pool.share = share
+            pool.share = self.share
             pool.shares = self.plan.shares
         return moved
 

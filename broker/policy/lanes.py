@@ -13,6 +13,11 @@ from schemas.profile import Latency, latency_at
 from schemas.telemetry import HostedVariant, WorkerReport
 
 READY = "ready"
+FULL_PART = 0.6
+"""A lane with this part of its window outstanding is taken to be busy without a break."""
+SPEED_STRETCH_MS = 250.0
+SPEED_WEIGHT = 0.25
+SPEED_MIN, SPEED_MAX = 0.05, 1.5
 SPEED_FORGET_MS = 1_000.0
 
 
@@ -45,7 +50,7 @@ class Order(msgspec.Struct, gc=False, eq=False):
 
     entry: Entry
     lane: Lane
-    incarnation: int
+    variant: str
     work_ms: float
     rows: int
     sent_ms: float
@@ -73,18 +78,22 @@ class Lane:
         self.outstanding_rows = 0
         self.speed = 1.0
         """Milliseconds of (profiled) work that the lane really does in a millisecond of being busy."""
-        self._busy_since_ms = 0.0
-        self._idle_since_ms = 0.0
+        self.share = 1.0
+        """This dispatcher's part of the lane."""
+        self.window_ms = 0.0
+        """Work of ours that keeps the lane busy while answers and orders are on their way."""
+        self._full_since_ms: float | None = None
+        self._slack_since_ms: float | None = 0.0
+        """Since when the outstanding work has not filled the window; None while it does."""
         self._done_ms = 0.0
 
-    def observe(self, report: WorkerReport, binding: Binding | None, ladders: Mapping[str, Ladder], now_ms: float) -> None:
-        """Take over what the worker says of itself, as far as the plan agrees."""
-        self.seen_ms = now_ms
+    def observe(self, report: WorkerReport, binding: Binding | None, ladders: Mapping[str, Ladder], rows_max: int) -> None:
+        """Take over what the worker says of itself, as far as the plan agrees; `rows_max` bounds its credits."""
         bound = binding is not None and binding.lane == report.lane and report.lane is not None
         self.ready = bound and report.state == READY
         self.lane = report.lane if report.lane is not None else -1
         self.device = report.device
-        self.credit_rows = max(report.credits, 0)
+        self.credit_rows = min(max(report.credits, 0), rows_max)
         allowed = frozenset(binding.variants) if binding is not None else frozenset[str]()
         hosted = {key: variant for key, variant in report.variants.items() if key in allowed and variant.state == READY and variant.latency}
         self.options = {}
@@ -102,14 +111,16 @@ class Lane:
         """Count an order that was sent."""
         if key in self.orders:
             self.release(key)
-        if not self.orders:
-            # Only a lane that never runs dry shows its speed; what was learned in a rush fades while it has time to spare.
-            idle_ms = max(order.sent_ms - self._idle_since_ms, 0.0)
-            self.speed += min(idle_ms / SPEED_FORGET_MS, 1.0) * (1.0 - self.speed)
-            self._busy_since_ms, self._done_ms = order.sent_ms, 0.0
         self.orders[key] = order
         self.outstanding_ms += order.work_ms
         self.outstanding_rows += order.rows
+        if self._slack_since_ms is not None and self.outstanding_ms >= FULL_PART * self.window_ms:
+            slack_ms = order.sent_ms - self._slack_since_ms
+            if slack_ms > 0.0:
+                # What was learned in a rush fades while there is time to spare.
+                self.speed += min(slack_ms / SPEED_FORGET_MS, 1.0) * (1.0 - self.speed)
+                self._full_since_ms, self._done_ms = order.sent_ms, 0.0
+            self._slack_since_ms = None
 
     def release(self, key: bytes) -> Order | None:
         """The order was answered, or its lease is over."""
@@ -119,22 +130,32 @@ class Lane:
             self.outstanding_ms = self.outstanding_ms - order.work_ms if self.orders else 0.0
         return order
 
-    def answered(self, order: Order, now_ms: float) -> None:
-        """Learn the lane's real speed from stretches in which it always had work."""
-        self.stalled = False
-        self._idle_since_ms = now_ms
-        self._done_ms += order.work_ms
-        busy_ms = now_ms - self._busy_since_ms
-        if busy_ms >= 250.0:
-            measured = min(max(self._done_ms / busy_ms, 0.05), 1.5)
-            self.speed += 0.25 * (measured - self.speed)
-            self._busy_since_ms, self._done_ms = now_ms, 0.0
+    def interrupted(self) -> None:
+        """Orders were taken back: what was done in this stretch says nothing about the speed."""
+        self._full_since_ms = None
 
-    def room(self, window_ms: float, share: float) -> bool:
+    def answered(self, order: Order, now_ms: float) -> None:
+        """Learn the lane's real speed from stretches in which it was kept full: a lane with time to spare would show the way there and back."""
+        self.stalled = False
+        if self._slack_since_ms is None:
+            if self.outstanding_ms < FULL_PART * self.window_ms:
+                self._slack_since_ms = now_ms
+        elif self._slack_since_ms < now_ms:
+            return
+        self._done_ms += order.work_ms
+        if self._full_since_ms is None:
+            self._full_since_ms, self._done_ms = now_ms, 0.0
+        full_ms = now_ms - self._full_since_ms
+        if full_ms >= SPEED_STRETCH_MS:
+            measured = min(max(self._done_ms / (full_ms * self.share), SPEED_MIN), SPEED_MAX)
+            self.speed += SPEED_WEIGHT * (measured - self.speed)
+            self._full_since_ms, self._done_ms = now_ms, 0.0
+
+    def room(self) -> bool:
         """Whether another order may be sent: late binding keeps a lane at one or two batches."""
         if not self.orders:
             return True
-        return self.outstanding_ms < window_ms * share and self.outstanding_rows < self.credit_rows * share
+        return self.outstanding_ms < self.window_ms and self.outstanding_rows < self.credit_rows * self.share
 
     def clear(self) -> dict[bytes, Order]:
         """The worker is gone: hand out what it had."""

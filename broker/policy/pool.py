@@ -34,7 +34,10 @@ class Pool:
         self._owed: dict[Group, dict[str, float]] = {}
         self._arrived_rows: dict[Group, int] = {}
         self._rates: dict[Group, float] = {}
+        self._counted_since_ms = 0.0
         self._tuned_ms = 0.0
+        self._stale = True
+        """The mixes follow from lanes that have changed."""
         self._cheapest: dict[Group, Option | None] = {}
         self._laxity: dict[int, Laxity] = {}
         self._capacities: dict[Group, float] = {}
@@ -45,7 +48,7 @@ class Pool:
         """What the lanes host or cost has changed."""
         self._cheapest.clear()
         self._capacities.clear()
-        self._tuned_ms = 0.0
+        self._stale = True
 
     def new_step(self) -> None:
         """Room by deadline, capacity and load are worked out at most once per step, before it sends anything."""
@@ -100,17 +103,10 @@ class Pool:
     def tune(self, now_ms: float) -> None:
         """Decide how accurate answers may be now: from what waits, what has been arriving, and the lanes' real speed."""
         settings = self._settings
-        passed_ms = now_ms - self._tuned_ms
-        if passed_ms < settings.tune_interval_ms:
+        if now_ms - self._tuned_ms < settings.tune_interval_ms and not self._stale:
             return
-        if self._tuned_ms:
-            weight = 1.0 - exp(-passed_ms / settings.rate_window_ms)
-            for group in self._rates.keys() | self._arrived_rows.keys():
-                rate = self._rates.get(group, 0.0)
-                rate += weight * (self._arrived_rows.get(group, 0) / passed_ms - rate)
-                self._rates[group] = rate if rate > 1e-6 else 0.0
-            self._arrived_rows.clear()
-        self._tuned_ms = now_ms
+        self._tuned_ms, self._stale = now_ms, False
+        self._count_rates(now_ms)
         self.fairness.fade(now_ms)
         waiting = self.waiting
         waiting.compact()
@@ -123,6 +119,20 @@ class Pool:
             demand.setdefault(group, rows)
         capacity_ms = self.share * sum(lane.speed for lane in self.lanes if lane.ready) * horizon_ms * settings.utilisation - self.busy_ms
         self._mixes = allocate(demand, {group: self._rungs(*group) for group in demand}, capacity_ms)
+
+    def _count_rates(self, now_ms: float) -> None:
+        """Fading arrival rates, in rows per millisecond."""
+        passed_ms = now_ms - self._counted_since_ms
+        if passed_ms < self._settings.tune_interval_ms:
+            return
+        if self._counted_since_ms:
+            weight = 1.0 - exp(-passed_ms / self._settings.rate_window_ms)
+            for group in self._rates.keys() | self._arrived_rows.keys():
+                rate = self._rates.get(group, 0.0)
+                rate += weight * (self._arrived_rows.get(group, 0) / passed_ms - rate)
+                self._rates[group] = rate if rate > 1e-6 else 0.0
+        self._arrived_rows.clear()
+        self._counted_since_ms = now_ms
 
     def _rungs(self, task: str, rung: int) -> list[Rung]:
         """The variants at or above a rung, at their mean cost over the lanes that host them."""

@@ -8,7 +8,7 @@ from broker.policy.entry import Commands, Entry, Send, State
 from broker.policy.lanes import Lane, Order
 from broker.policy.pool import Pool
 from broker.policy.settings import DispatcherSettings
-from broker.policy.waiting import Class
+from broker.policy.waiting import Class, Waiting
 
 
 def send_waiting(pool: Pool, orders: dict[bytes, Order], settings: DispatcherSettings, now_ms: float, commands: Commands) -> list[Entry]:
@@ -17,53 +17,52 @@ def send_waiting(pool: Pool, orders: dict[bytes, Order], settings: DispatcherSet
     open_lanes = [
         (lane.outstanding_ms, at, lane)
         for at, lane in enumerate(pool.lanes)
-        if lane.ready and not lane.stalled and lane.room(settings.window_ms, pool.share)
+        if lane.ready and not lane.stalled and lane.room()
     ]
     heapq.heapify(open_lanes)
     skipped: set[tuple[int, Class]] = set()
-    while open_lanes and pool.waiting.count:
+    waiting = pool.waiting
+    while open_lanes and waiting.count:
         _, at, lane = open_lanes[0]
-        kind = _most_urgent(pool, lane, at, skipped)
-        if kind is None:
+        entry = _most_urgent(waiting, lane, at, skipped)
+        if entry is None:
             heapq.heappop(open_lanes)
             continue
-        entry = pool.waiting.heaps[kind][0][2]
+        kind = (entry.priority, entry.task, entry.rung)
         option = pool.choose(lane, entry, now_ms)
         if option is None:
             if pool.fits_somewhere(entry, now_ms):
                 skipped.add((at, kind))
                 continue
-            pool.waiting.pop(kind)
-            pool.waiting.forget(entry, State.HELD)
+            waiting.pop(kind)
+            waiting.forget(entry, State.HELD)
             unsendable.append(entry)
             continue
-        pool.waiting.pop(kind)
-        pool.waiting.forget(entry, State.LEASED)
+        waiting.pop(kind)
+        waiting.forget(entry, State.LEASED)
         entry.attempts += 1
         work_ms = option.row_ms * entry.rows + settings.overhead_ms
         lease_ms = max(settings.lease_ms, settings.lease_factor * (lane.outstanding_ms + option.p95_ms(entry.rows)))
-        order = Order(entry, lane, lane.incarnation, work_ms, entry.rows, now_ms, now_ms + lease_ms)
+        order = Order(entry, lane, option.key, work_ms, entry.rows, now_ms, now_ms + lease_ms)
         orders[entry.key] = order
         lane.lend(entry.key, order)
         commands.sends.append(Send(entry, lane.accelerator, lane.lane, lane.worker, lane.incarnation, option.key, option.accuracy, entry.attempts))
-        if lane.room(settings.window_ms, pool.share):
+        if lane.room():
             heapq.heapreplace(open_lanes, (lane.outstanding_ms, at, lane))
         else:
             heapq.heappop(open_lanes)
     return unsendable
 
 
-def _most_urgent(pool: Pool, lane: Lane, at: int, skipped: set[tuple[int, Class]]) -> Class | None:
-    """The class whose head is the earliest deadline of the highest priority that this lane can serve."""
-    waiting = pool.waiting
-    best: Class | None = None
-    best_rank = (0, 0)
-    for kind in waiting.kinds():
-        priority, task, rung = kind
+def _most_urgent(waiting: Waiting, lane: Lane, at: int, skipped: set[tuple[int, Class]]) -> Entry | None:
+    """The earliest deadline of the highest priority that this lane can serve."""
+    best: Entry | None = None
+    for kind in list(waiting.queues):
+        _, task, rung = kind
         rungs = lane.options.get(task)
         if rungs is None or rung >= len(rungs) or not rungs[rung] or (skipped and (at, kind) in skipped):
             continue
         head = waiting.head(kind)
-        if head is not None and (best is None or (priority, head.deadline_ms) < best_rank):
-            best, best_rank = kind, (priority, head.deadline_ms)
+        if head is not None and (best is None or (head.priority, head.deadline_ms) < (best.priority, best.deadline_ms)):
+            best = head
     return best

@@ -1,6 +1,6 @@
-"""What waits in a pool: earliest deadline first inside a priority, in one heap per class, with the work due by each deadline.
+"""What waits in a pool: earliest deadline first inside a priority, in one queue per class, with the work due by each deadline.
 
-A class is what lanes can tell apart: task, rung and priority. Heaps hold dead entries until they surface; they are counted.
+A class is what lanes can tell apart: task, rung and priority. Queues hold dead entries until they surface; they are counted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,65 @@ Class = tuple[int, str, int]
 """(priority, task, rung)"""
 
 
+class _Equals:
+    """Entries with one deadline, in the order of their arrival; those before `at` have left."""
+
+    __slots__ = ("at", "entries")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entries = [entry]
+        self.at = 0
+
+
+class DeadlineQueue:
+    """Entries of one class by deadline, first come first served among equal ones.
+
+    A heap of the distinct deadlines, and a list for each: under load many requests share a millisecond, and lists cost no comparison.
+    """
+
+    __slots__ = ("_by_deadline", "_deadlines", "size")
+
+    def __init__(self) -> None:
+        self._deadlines: list[int] = []
+        self._by_deadline: dict[int, _Equals] = {}
+        self.size = 0
+
+    def push(self, entry: Entry) -> None:
+        """Add an entry."""
+        deadline_ms = entry.deadline_ms
+        equals = self._by_deadline.get(deadline_ms)
+        if equals is None:
+            heapq.heappush(self._deadlines, deadline_ms)
+            self._by_deadline[deadline_ms] = _Equals(entry)
+        else:
+            equals.entries.append(entry)
+        self.size += 1
+
+    def head(self) -> Entry | None:
+        """The earliest, dead or alive."""
+        if not self._deadlines:
+            return None
+        equals = self._by_deadline[self._deadlines[0]]
+        return equals.entries[equals.at]
+
+    def pop(self) -> None:
+        """Take the earliest off."""
+        equals = self._by_deadline[self._deadlines[0]]
+        equals.at += 1
+        if equals.at == len(equals.entries):
+            del self._by_deadline[heapq.heappop(self._deadlines)]
+        self.size -= 1
+
+    def __iter__(self) -> Iterator[Entry]:
+        for equals in self._by_deadline.values():
+            yield from equals.entries[equals.at :]
+
+
 class Waiting:
     """The waiting requests of one pool."""
 
     def __init__(self) -> None:
-        self.heaps: dict[Class, list[tuple[int, int, Entry]]] = {}
+        self.queues: dict[Class, DeadlineQueue] = {}
         self.rows: dict[tuple[str, int], int] = {}
         """Waiting rows by (task, rung)."""
         self.work_ms = 0.0
@@ -28,7 +82,6 @@ class Waiting:
         self.deadline_sum_ms = 0.0
         self.due: dict[int, dict[int, float]] = {}
         """By priority: milliseconds of work by deadline bucket."""
-        self._sequence = 0
 
     def push(self, entry: Entry) -> None:
         """Add a request whose task, rung, deadline and work are known."""
@@ -36,11 +89,10 @@ class Waiting:
         entry.bucket = entry.deadline_ms // BUCKET_MS
         group = (entry.task, entry.rung)
         kind = (entry.priority, entry.task, entry.rung)
-        heap = self.heaps.get(kind)
-        if heap is None:
-            heap = self.heaps[kind] = []
-        self._sequence += 1
-        heapq.heappush(heap, (entry.deadline_ms, self._sequence, entry))
+        queue = self.queues.get(kind)
+        if queue is None:
+            queue = self.queues[kind] = DeadlineQueue()
+        queue.push(entry)
         self.count += 1
         self.deadline_sum_ms += entry.deadline_ms
         self.work_ms += entry.work_ms
@@ -51,7 +103,7 @@ class Waiting:
         self.rows[group] = self.rows.get(group, 0) + entry.rows
 
     def forget(self, entry: Entry, state: State) -> None:
-        """The entry no longer waits (sent, expired, answered elsewhere); its place in the heap is dead from now on."""
+        """The entry no longer waits (sent, expired, answered elsewhere); its place in the queue is dead from now on."""
         entry.state = state
         self.count -= 1
         self.deadline_sum_ms -= entry.deadline_ms
@@ -71,32 +123,33 @@ class Waiting:
             due.pop(entry.bucket, None)
 
     def head(self, kind: Class) -> Entry | None:
-        """The earliest waiting request of a class; dead ones on top of it are dropped."""
-        heap = self.heaps.get(kind)
-        while heap:
-            entry = heap[0][2]
+        """The earliest waiting request of a class; dead ones before it are dropped."""
+        queue = self.queues.get(kind)
+        if queue is None:
+            return None
+        while (entry := queue.head()) is not None:
             if entry.state == State.WAITING:
                 return entry
-            heapq.heappop(heap)
-        if heap is not None:
-            del self.heaps[kind]
+            queue.pop()
+        del self.queues[kind]
         return None
 
     def pop(self, kind: Class) -> None:
-        """Take the head of a class off its heap (after `head` returned it)."""
-        heapq.heappop(self.heaps[kind])
+        """Take the head of a class off its queue (after `head` returned it)."""
+        self.queues[kind].pop()
 
     def entries(self) -> Iterator[Entry]:
         """Everything that waits, in no order."""
-        for heap in self.heaps.values():
-            for _, _, entry in heap:
+        for queue in self.queues.values():
+            for entry in queue:
                 if entry.state == State.WAITING:
                     yield entry
 
     def compact(self) -> None:
         """Drop dead entries where they are the larger part: requests that were answered while they waited far from the top."""
-        if sum(map(len, self.heaps.values())) > 2 * self.count + 1024:
-            for kind, heap in list(self.heaps.items()):
-                alive = [item for item in heap if item[2].state == State.WAITING]
-                heapq.heapify(alive)
-                self.heaps[kind] = alive
+        if sum(queue.size for queue in self.queues.values()) > 2 * self.count + 1024:
+            for kind, queue in list(self.queues.items()):
+                alive = self.queues[kind] = DeadlineQueue()
+                for entry in queue:
+                    if entry.state == State.WAITING:
+                        alive.push(entry)

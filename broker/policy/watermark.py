@@ -19,7 +19,7 @@ TRIM_BYTES = 1 << 16
 
 
 class Watermark:
-    """Offsets are begun in growing order and finished in any. One byte for each offset above the watermark: a request that stays long costs little."""
+    """Offsets are begun in growing order and finished in any. One byte for each offset above the watermark: a request that stays is cheap."""
 
     def __init__(self, low: int = 0, above: bytes = b"", since_ms: int = 0) -> None:
         """`low`: all below is finished; `above`: from there on, 1 for each offset that is finished, else 0.

@@ -25,6 +25,7 @@ from deploy.configuration import (
     shown,
     split_address,
 )
+from deploy.log_output import configure_tool_logs
 from deploy.running_stack import stack_settings
 from schemas.errors import ConfigurationError
 
@@ -90,6 +91,7 @@ class Command(click.Command):
             running = {name: ctx.params.pop(name) for name in RUNNING}
             ctx.params["running"] = RunOptions(**running)
         else:
+            configure_tool_logs(debug=isinstance(ctx.obj, Invocation) and ctx.obj.debug)
             ctx.params["output"] = Output(json=ctx.params.pop("json"))
         return super().invoke(ctx)
 
@@ -211,8 +213,8 @@ def _read_sources(ctx: click.Context, _parameter: click.Parameter, path: Path | 
     ctx.default_map = stacked | file.options
 
 
-_WITHOUT_STACK = frozenset({"up", "status", "down"})
-"""They make and end the stack: its addresses are their result, not their setting."""
+_WITHOUT_STACK = frozenset({"up", "status", "down", "demo", "bench"})
+"""They make and end a stack: its addresses are their result, not their setting."""
 
 
 def _check_lists(path: Path, command: click.Command, values: dict[str, Any]) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from broker.client import Client
-from deploy.commands.command import Command
+from deploy.commands.command import Command, Option
 from deploy.commands.output import Output
 from deploy.configuration import Connection
 from deploy.demo.play import EXAMPLE, Labelled, play
@@ -21,21 +23,32 @@ from deploy.demo.report import show, summary
 from deploy.demo.traffic import BURST_FACTOR, schedule
 from deploy.embedded import Embedded
 from deploy.local import stack as local
-from deploy.local_stack import default_roles, start_stack
-from deploy.log_output import configure_logs
+from deploy.stack_plan import UpOptions, default_workers, plan_stack
+from deploy.stack_start import start_and_apply
 from schemas.errors import ConfigurationError, DeviceUnavailable
 
 CATALOG = (EXAMPLE / "task.yaml", EXAMPLE / "endpoint.yaml")
 LOCAL_KAFKA = "local"
 
 
-@click.command(cls=Command, shared=False)
-@click.option("--kafka", is_flag=False, flag_value=LOCAL_KAFKA, envvar="HEADRACE_KAFKA", metavar="[HOST:PORT]", help="Over genuine Kafka and Valkey, with separate processes; without an address they are started for the demo.")  # noqa: E501
+class DemoCommand(Command):
+    """Its --kafka may stand alone: then the demo starts a Kafka of its own."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.params = [parameter for parameter in self.params if parameter.name != "kafka"]
+        words = "Over genuine Kafka and Valkey, a process for each role; without an address they are started for the demo."
+        self.params.insert(0, Option(["--kafka"], is_flag=False, flag_value=LOCAL_KAFKA, metavar="[HOST:PORT]", help=words))
+
+
+@click.command(cls=DemoCommand)
 @click.option("--embedded", is_flag=True, help="Everything in this process, without servers (the default).")
 @click.option("--auto", is_flag=True, help="Over Kafka where one can be had, else embedded, loudly.")
 @click.option("--requests", type=click.IntRange(10, 1_000_000), default=3000, show_default=True, help="How many requests in all.")
-@click.option("--rate", type=click.FloatRange(1, 10_000), default=60.0, show_default=True, help=f"Steady requests/s; the burst is {BURST_FACTOR:g} times it.")
-def demo(output: Output, kafka: str | None, embedded: bool, auto: bool, requests: int, rate: float) -> None:  # noqa: FBT001 - click's callback
+@click.option(
+    "--rate", type=click.FloatRange(1, 10_000), default=60.0, show_default=True, help=f"Steady requests/s; the burst is {BURST_FACTOR:g} x."
+)
+def demo(connection: Connection, output: Output, *, embedded: bool, auto: bool, requests: int, rate: float) -> None:
     """The main job on real input: four labelled images a request, mixed accuracy floors and deadlines, and a burst beyond capacity.
 
     \b
@@ -43,10 +56,12 @@ def demo(output: Output, kafka: str | None, embedded: bool, auto: bool, requests
     headrace demo --kafka              genuine Kafka and Valkey, a process for each role
     headrace demo --kafka --json       one JSON object as the last line
     """
-    if embedded and (kafka or auto):
-        raise click.UsageError("--embedded excludes --kafka and --auto")
-    configure_logs(log_format=None, log_level="warning", role="demo", name="demo")
-    if auto and kafka is None:
+    kafka = connection.kafka
+    if embedded and auto:
+        raise click.UsageError("--embedded and --auto exclude each other")
+    if embedded:
+        kafka = None
+    elif auto and kafka is None:
         kafka = LOCAL_KAFKA
     try:
         uvloop.run(_demo(output, kafka, requests, rate))
@@ -93,11 +108,18 @@ async def _over_kafka(output: Output, kafka: str) -> AsyncGenerator[Client]:
     prefix = f"demo-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory(prefix="headrace-demo-") as name:
         folder = Path(name)
-        plan = local.StackPlan(
-            folder=folder, prefix=prefix, kafka=None if kafka == LOCAL_KAFKA else kafka, roles=default_roles(folder), owner_pid=local.this_process()
+        options = UpOptions(
+            workers=default_workers(),
+            models=folder / "models",
+            profiles=folder / "profiles",
+            cache=folder / "cache",
+            applies_files=True,
+            owner_pid=os.getpid(),
         )
+        address = None if kafka == LOCAL_KAFKA else kafka
+        plan = plan_stack(folder, options, kafka=address, redis=None, prefix=prefix)
         try:
-            stack = await start_stack(plan, CATALOG, on_progress=output.say)
+            stack, _ = await start_and_apply(plan, Connection(kafka=address, prefix=prefix), CATALOG, options.models, on_progress=output.say)
             output.say(f"Kafka at {stack.kafka}, Valkey at {stack.redis}, {len(stack.processes)} processes")
             async with Client(kafka=stack.kafka, redis=stack.redis, prefix=prefix) as client:
                 yield client

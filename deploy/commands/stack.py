@@ -14,16 +14,16 @@ import uvloop
 from rich.console import Console
 
 from deploy.catalog_files import load_catalog_files
-from deploy.commands.catalog import Change, apply_to, show_changes
+from deploy.commands.catalog import Change, show_changes
 from deploy.commands.command import Command, config_path, option
 from deploy.commands.output import Output
-from deploy.configuration import Connection, split_address
+from deploy.configuration import Connection
 from deploy.connections import open_log
 from deploy.local import stack as local
-from deploy.local.kafka import kafka_answers
 from deploy.running_stack import CACHE, FOLDER, MODELS, PROFILES
 from deploy.snapshots import read_plan
 from deploy.stack_plan import UpOptions, default_workers, parse_workers, plan_stack
+from deploy.stack_start import start_and_apply
 from schemas.errors import ConfigurationError, HeadraceError
 
 WATCH_MS = 500.0
@@ -90,37 +90,8 @@ async def _up(connection: Connection, options: UpOptions, files: tuple[Path, ...
 
 
 async def _start(plan: local.StackPlan, connection: Connection, files: tuple[Path, ...], models: Path) -> tuple[local.Stack, list[Change]]:
-    """Files are applied while the roles start: workers become ready by what the catalog gives them to host."""
     with Console(stderr=True).status("starting") as status:
-        starting = asyncio.create_task(local.start(plan, on_progress=status.update))
-        applying = asyncio.create_task(_apply_when_up(connection, files, models))
-        try:
-            await asyncio.wait((starting, applying), return_when=asyncio.FIRST_EXCEPTION)
-            if starting.done():
-                stack = starting.result()
-                return stack, await applying
-            applying.result()
-            return await starting, applying.result()
-        finally:
-            for task in (applying, starting):
-                task.cancel()
-            await asyncio.gather(starting, applying, return_exceptions=True)
-
-
-async def _apply_when_up(connection: Connection, files: tuple[Path, ...], models: Path) -> list[Change]:
-    if not files:
-        return []
-    while True:
-        stack = local.read(FOLDER)
-        if stack is not None and stack.supervisor.is_alive():
-            host, port = split_address(stack.kafka.partition(",")[0])
-            if await asyncio.to_thread(kafka_answers, host, port):
-                break
-        await asyncio.sleep(SERVER_POLL_MS / 1000)
-    there = Connection(
-        kafka=stack.kafka, redis=stack.redis, prefix=stack.prefix, replication=connection.replication, kafka_options=connection.kafka_options
-    )
-    return await apply_to(there, files, models)
+        return await start_and_apply(plan, connection, files, models, on_progress=status.update)
 
 
 async def _watch(output: Output, stack: local.Stack) -> None:

@@ -42,8 +42,8 @@ async def play(client: Client, asks: Sequence[Ask], data: Labelled, on_progress:
     collecting: list[asyncio.Task[None]] = []
 
     async def collect(ids: list[str]) -> None:
-        async for response in client.results(ids, wait_ms=max(by_id[request_id].timeout_ms for request_id in ids) + GRACE_MS):
-            answered.append(Answered(by_id[response.id], response, data.labels))
+        wait_ms = max(by_id[request_id].timeout_ms for request_id in ids) + GRACE_MS
+        answered.extend([Answered(by_id[response.id], response, data.labels) async for response in client.results(ids, wait_ms=wait_ms)])
 
     started_s = loop.time() + 0.05
     at = 0

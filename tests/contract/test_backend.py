@@ -207,7 +207,7 @@ def test_a_vpu_backend_on_the_cpu_publishes_the_device_that_ran(tmp_path):
     loaded = backend.load("k", case.spec, case.file, batch_size_max=6, threads=1)
     assert loaded.batch_sizes == (1, 2, 4, 6)
     assert loaded.device.endswith("(OpenVINO CPU)")
-    assert backend.describe().accelerator == "cpu"
+    assert backend.describe().accelerator == "vpu"
     assert backend.describe().runtime.endswith("f32")
 
 

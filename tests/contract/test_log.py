@@ -49,8 +49,9 @@ async def take(reader: Reader, count: int, seconds: float = 10.0) -> list[Record
 class Group:
     """A member of a group whose hooks note what happens, with a task that reads (a rebalance needs members that read)."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, read_timeout_ms: int = 50) -> None:
         self.reader = reader
+        self._read_timeout_ms = read_timeout_ms
         self.held: set[TopicPartition] = set()
         self.assignments = 0
         self.events: list[str] = []
@@ -59,7 +60,14 @@ class Group:
 
     async def join(self, *topics: str) -> None:
         await self.reader.start()
-        await self.reader.subscribe(topics, assigned=self.assigned, revoked=self.revoked)
+
+        async def assigned(partitions: Sequence[TopicPartition]) -> None:
+            await self.assigned(partitions)
+
+        async def revoked(partitions: Sequence[TopicPartition]) -> None:
+            await self.revoked(partitions)
+
+        await self.reader.subscribe(topics, assigned=assigned, revoked=revoked)  # so that a test may change the hooks later
         self._task = asyncio.create_task(self._read())
 
     async def assigned(self, partitions: Sequence[TopicPartition]) -> None:
@@ -76,7 +84,7 @@ class Group:
 
     async def _read(self) -> None:
         while True:
-            for records in (await self.reader.read(timeout_ms=50, records_max=100)).values():
+            for records in (await self.reader.read(timeout_ms=self._read_timeout_ms, records_max=100)).values():
                 self.events.append("records")
                 self.records += records
 
@@ -203,6 +211,18 @@ async def test_order_holds_per_partition_under_concurrent_writes(log: Log, topic
         assert [record.offset for record in mine] == list(range(120))
         for name in "ab":
             assert [v for v in values(mine) if v.startswith(name)] == [f"{name} {i}" for i in range(60)]
+
+
+async def test_writes_at_every_moment_are_numbered_right(log: Log, topic: str, writer: Writer) -> None:
+    """A write in each turn of the loop meets batches that are open, just taken, on the wire and just acknowledged."""
+    writes = []
+    for i in range(1_500):
+        writes.append(writer.write(topic, 0, [message(str(i))]))
+        if i % 3 == 0:
+            writer.write(topic, 1, [message("beside")])
+        await asyncio.sleep(0 if i % 50 else 0.002)
+    assert [ack.base_offset for ack in await asyncio.gather(*writes)] == list(range(1_500))
+    assert values(await take(await reader_at(log, topic, 0), 1_500)) == [str(i) for i in range(1_500)]
 
 
 async def test_records_up_to_two_mebibytes(log: Log, topic: str, writer: Writer) -> None:
@@ -411,6 +431,27 @@ async def test_the_hook_may_seek_before_the_first_record(log: Log, topic: str, p
     assert positions == [0]
 
 
+async def test_no_record_passes_the_hook_of_a_rebalance(log: Log, topic: str, prefix: str, writer: Writer) -> None:
+    """Not even through a read that was waiting when the rebalance began."""
+    first, second = (Group(log.reader(name, group=f"{prefix}.group"), read_timeout_ms=5_000) for name in ("first", "second"))
+
+    async def assigned(partitions: Sequence[TopicPartition]) -> None:
+        first.events.append("assigned")
+        first.held = set(partitions)
+        await asyncio.gather(*(writer.write(topic, number, [message("x")]) for number in range(3)))
+        await asyncio.sleep(0.2)
+        first.events.append("ready")
+
+    await first.join(topic)
+    await until(lambda: first.events == ["assigned", "ready"], "the first member is ready")
+    first.assigned = assigned
+    await asyncio.sleep(0.05)
+    await second.join(topic)
+    await until(lambda: "records" in first.events, "the first member reads its share")
+    assert first.events[:6] == ["assigned", "ready", "revoked", "assigned", "ready", "records"]
+    await asyncio.gather(first.close(), second.close())
+
+
 async def test_a_defect_in_a_hook_reaches_the_owner(log: Log, topic: str, prefix: str) -> None:
     reader = log.reader("member", group=f"{prefix}.group")
     await reader.start()
@@ -433,7 +474,7 @@ async def test_two_members_share_and_hand_over(log: Log, topic: str, prefix: str
         await Group.revoked(first, partitions)
         await first.reader.commit({p: Committed(await first.reader.position(p), "handed over") for p in partitions})
 
-    first.revoked = revoked  # pyright: ignore[reportAttributeAccessIssue]
+    first.revoked = revoked
     await first.join(topic, twin)
     await until(lambda: len(first.held) == 6, "the first member has everything")
     for number in range(3):
@@ -492,7 +533,10 @@ async def test_a_static_member_that_comes_back_has_its_partitions_back(log: Log,
 
 async def test_a_closed_reader_is_unavailable(log: Log, topic: str) -> None:
     reader = await reader_at(log, topic, 0)
+    waiting = asyncio.create_task(reader.read(timeout_ms=10_000, records_max=1))
+    await asyncio.sleep(0.05)
     await reader.close()
+    assert not await asyncio.wait_for(waiting, 2)
     with pytest.raises(LogUnavailable):
         await reader.read(timeout_ms=10, records_max=1)
     await reader.close()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from broker.kafka import KafkaLog
@@ -334,6 +335,54 @@ async def test_roles_serve_a_request_and_stop_in_order(
     lines = roles[1].lines()
     assert lines[-1]["event"] == "stopped"
     assert all(line["role"] == "sink" and line["name"] == "sink-1" for line in lines)
+
+
+def test_up_starts_everything_applies_files_and_down_leaves_no_process(
+    kafka_address: str, redis_url: str, names: Names, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    def command(*words: str) -> tuple[int, Any]:
+        capsys.readouterr()
+        code = run([*words, "--json"])
+        printed = capsys.readouterr()
+        assert printed.out, printed.err
+        return code, json.loads(printed.out.splitlines()[-1])
+
+    servers = ["--kafka", kafka_address, "--redis", redis_url, "--prefix", names.prefix]
+    np.save(folder / "image.npy", np.zeros((1, 1, 28, 28), np.uint8))
+    try:
+        code, up = command("up", "--detach", "--workers", "cpu=1", *servers, *FILES)
+        assert code == 0, up
+        assert [change["change"] for change in up["applied"]] == ["created", "created"]
+        assert [process["role"] for process in up["processes"]] == ["supervisor", "scaler", "sink", "dispatcher", "worker"]
+        # From here on the stack of this folder is where the commands go by themselves.
+        code, answer = command("send", "fashion", "image.npy", "--timeout", "20000", "--wait", "30000")
+        assert (code, answer["outcome"]) == (0, "completed")
+        code, status = command("status")
+        assert (code, status["state"], status["leader"], status["prefix"]) == (0, "ready", "scaler-1", names.prefix)
+        assert fetch(next(p["http"] for p in status["processes"] if p["role"] == "dispatcher"), "/readyz")[0] == 200
+        code, refused = command("up", "--detach", *servers)
+        assert code == 1
+        assert "a stack already runs" in refused["error"]["message"]
+    finally:
+        code, down = command("down")
+    assert code == 0
+    assert set(down["ended"]) == {process["pid"] for process in up["processes"]}
+    assert not any(runs(pid) for pid in down["ended"])
+    assert command("status")[0] == 1
+    asyncio.run(delete_topics(kafka_address, names))
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def delete_topics(kafka_address: str, names: Names) -> None:
+    log = KafkaLog(kafka_address)
+    await log.delete_topics([topic.name for topic in names.topics()])
+    await log.close()
 
 
 async def test_a_role_that_cannot_start_says_why_in_one_line_and_fails(start: Callable[..., Role]) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from msgspec import structs
 
 from broker.kafka import KafkaLog
 from broker.log import TopicPartition
 from deploy.local.kafka import kafka_answers
-from deploy.local.stack import LOGS, STATE_FILE, RoleSpec, Stack, StackPlan, read, start, stop
+from deploy.local.process import Child, ProcessSpec
+from deploy.local.stack import LOGS, STATE_FILE, RoleSpec, Stack, StackPlan, read, start, stop, write_atomically
 from deploy.local.valkey import valkey_answers
 from schemas.errors import ConfigurationError
 from schemas.names import Names
@@ -141,19 +143,15 @@ async def test_children_die_with_a_killed_supervisor_and_the_next_start_works(pl
     assert len(again.alive()) == 2
 
 
-async def test_stop_ends_orphans_but_not_a_stranger_with_a_recorded_pid(plan, role, folder: Path, eventually):
-    """A supervisor that hangs is no help either: everything that is still what stack.json says goes, and nothing else."""
+async def test_stop_ends_orphans_but_not_a_stranger_with_a_recorded_pid(plan, role, folder: Path):
+    """The supervisor gone from where it was, and its pid and a child's reused: what is still what stack.json says goes, and nothing else."""
     stack = await start(plan(role("worker", "worker-1")), on_progress=silent)
     stranger = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
     try:
         os.kill(stack.supervisor.pid, signal.SIGSTOP)
-        text = (folder / STATE_FILE).read_text()
         worker = stack.processes[0]
-        recorded = {"role": "sink", "name": "reused", "pid": stranger.pid, "created_s": worker.created_s - 3_600}
-        # As if the pid had been reused, and the supervisor were gone from where it was.
-        edited = text.replace('"processes": [', f'"processes": [ {str(recorded).replace(chr(39), chr(34))},', 1)
-        edited = edited.replace(f'"pid": {stack.supervisor.pid}', '"pid": 1', 1)
-        (folder / STATE_FILE).write_text(edited)
+        reused = structs.replace(worker, name="reused", pid=stranger.pid, created_s=worker.created_s - 3_600)
+        write_atomically(folder / STATE_FILE, structs.replace(stack, supervisor=reused, processes=(reused, worker)))
         assert await stop(folder) == [worker.pid]
         assert not worker.is_alive()
         assert stranger.poll() is None
@@ -161,6 +159,25 @@ async def test_stop_ends_orphans_but_not_a_stranger_with_a_recorded_pid(plan, ro
         stranger.kill()
         stranger.wait()
         os.kill(stack.supervisor.pid, signal.SIGKILL)
+
+
+async def test_a_supervisor_that_hangs_is_ended_by_force_with_all_its_children(plan, role, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("deploy.local.stack.STOP_S_MAX", 0.2)
+    stack = await start(plan(role("worker", "worker-1")), on_progress=silent)
+    os.kill(stack.supervisor.pid, signal.SIGSTOP)
+    assert await stop(folder) == [stack.supervisor.pid, stack.processes[0].pid]
+    assert not stack.alive()
+
+
+async def test_the_ready_file_of_an_earlier_life_does_not_count(tmp_path: Path):
+    ready = tmp_path / "ready"
+    ready.touch()
+    child = Child(ProcessSpec(role="worker", name="w", argv=(sys.executable, "-S", "-c", "input()"), ready=f"file:{ready}"), tmp_path)
+    assert not await child.is_ready(), "nothing runs yet"
+    await child.start()
+    assert not ready.exists()
+    child.kill()
+    await child.wait()
 
 
 async def test_a_role_that_cannot_start_ends_the_stack_with_its_last_words(plan, role, folder: Path):

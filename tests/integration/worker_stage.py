@@ -73,9 +73,10 @@ class ScriptedBackend:
     def __init__(self, before: Callable[[str, Tensors, int], None] = lambda _key, _inputs, _rows: None, *, batch_sizes: tuple[int, ...] = ()) -> None:
         self._before, self._batch_sizes = before, batch_sizes
         self.calls: list[tuple[str, int]] = []
-        self.loaded: list[str] = []
         self.unloaded: list[str] = []
         self.fail_load: dict[str, str] = {}
+        self.load_seconds = 0.0
+        self.events: list[str] = []
         self.armed = False
         """Faults begin when this is set, so that warming works."""
 
@@ -85,12 +86,14 @@ class ScriptedBackend:
     def load(self, key: str, spec: VariantSpec, file: Path, *, batch_size_max: int, threads: int) -> Loaded:
         if spec.name in self.fail_load:
             raise RuntimeError(self.fail_load[spec.name])
-        self.loaded.append(key)
+        self.events.append(f"load {spec.name}")
+        time.sleep(self.load_seconds)
         return Loaded(spec=spec, device="scripted device", batch_sizes=self._batch_sizes, memory_bytes=10, load_ms=1.0)
 
     def infer(self, key: str, inputs: Tensors, rows: int) -> Tensors:
         if self.armed:
             self.calls.append((key, rows))
+            self.events.append(f"run {key}")
             self._before(key, inputs, rows)
         means = inputs["image"].reshape(rows, -1).mean(axis=1, dtype=np.float64)
         return {"probs": np.repeat(means[:, None], 10, axis=1).astype(np.float32)}
@@ -226,3 +229,26 @@ class Stage:
     async def answered(self, *ids: str, timeout_s: float = 15.0) -> list[Terminal]:
         await self.until(lambda: all(request_id in self.answers for request_id in ids), timeout_s=timeout_s)
         return [self.answers[request_id][0] for request_id in ids]
+
+
+def grey(level: int, rows: int = 1) -> bytes:
+    return image_body(np.full((rows, 1, 28, 28), level, np.uint8))
+
+
+async def serve(stage: Stage, *names: str, **plan: Any) -> None:
+    """Bind the worker to these variants, wait until they are ready, and let the scripted faults begin."""
+    await stage.catalog(*(variant(name) for name in names))
+    await stage.plan(1, *names, **plan)
+    await stage.ready(*names)
+
+
+async def committed(stage: Stage, offset: int, lane: int = 0) -> None:
+    """Until Kafka's own tools would say that the worker has finished so much."""
+    group = stage.names.workers_group("cpu")
+    reader = stage.log.reader("lag-tool", group=group)
+    await reader.start()
+    deadline = time.monotonic() + 10
+    while (found := await reader.committed(TopicPartition(stage.names.work("cpu"), lane))) is None or found.offset != offset:
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.05)
+    await reader.close()

@@ -187,11 +187,11 @@ def test_every_line_of_the_log_is_json_with_its_role_and_utc_time() -> None:
     configure_logs(log_format=None, log_level="info", stream=stream, role="sink", name="sink-1")
     structlog.get_logger().info("stored", count=3)
     structlog.get_logger().debug("not shown")
-    logging.getLogger("aiokafka.client").warning("Unable to request %s", "metadata")
+    logging.getLogger("aiokafka.client").warning("Topic %s not authorized", "t")
     logging.getLogger("aiokafka.client").info("not shown")
     logging.getLogger("redis").error("gone", exc_info=ValueError("x"))
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [line["event"] for line in lines] == ["stored", "Unable to request metadata", "gone"]
+    assert [line["event"] for line in lines] == ["stored", "Topic t not authorized", "gone"]
     assert all(line["role"] == "sink" and line["name"] == "sink-1" and line["timestamp"].endswith("Z") for line in lines)
     assert lines[0]["count"] == 3
     assert "ValueError: x" in lines[2]["exception"]

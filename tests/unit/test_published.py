@@ -65,7 +65,7 @@ def test_ids_are_random_and_long_where_none_is_given() -> None:
         ({"inputs": {"image": np.zeros(2, "datetime64[s]")}}, "image"),
         ({"inputs": {"image": np.array([object()], dtype=object)}}, "image"),
         ({"inputs": {"image": [[1, 2], [3]]}}, "no array"),
-        ({"inputs": {"image": np.zeros(2_000, np.uint8)}}, "2000 rows"),
+        ({"inputs": {"image": np.zeros(2_000, np.uint8)}}, "2000"),
         ({"inputs": {f"t{number}": IMAGE[:, :1] for number in range(65)}}, "65 input tensors"),
         ({"endpoint": ""}, "endpoint"),
         ({"priority": -1}, "priority"),

@@ -53,7 +53,9 @@ def test_alive_means_the_same_process_and_not_a_zombie():
 
 async def test_stop_without_a_stack_ends_nothing_and_a_dead_stack_is_cleaned_up(tmp_path: Path):
     assert await stop(tmp_path) == []
-    gone = itself(created_s=1.0)
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    gone = itself(pid=ended.pid, created_s=1.0)
     write_atomically(tmp_path / STATE_FILE, Stack(kafka="", redis="", prefix="", supervisor=gone, processes=(gone,)))
     assert await stop(tmp_path) == []
     assert not (tmp_path / STATE_FILE).exists()

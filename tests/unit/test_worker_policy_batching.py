@@ -218,6 +218,16 @@ def test_few_samples_weigh_little_and_estimates_never_fall_with_the_batch() -> N
     assert made.at(1).p95_ms >= made.at(1).p50_ms
 
 
+def test_a_small_batch_that_costs_more_than_a_large_one_raises_both() -> None:
+    made = LatencyEstimator({1: Latency(1.0, 1.2, 100), 16: Latency(1.1, 1.3, 100)})
+    for _ in range(WINDOW_SAMPLES * 2):
+        made.observe(1, 50.0)
+        made.observe(16, 1.1)
+    assert made.at(1).p50_ms > 30.0
+    assert made.at(16).p50_ms == made.at(1).p50_ms
+    assert made.at(16).p95_ms == made.at(1).p95_ms
+
+
 def test_between_sizes_and_beyond_them_measurements_count_by_ratio() -> None:
     made = LatencyEstimator(PROFILE)
     for _ in range(REFRESH_SAMPLES * 10):

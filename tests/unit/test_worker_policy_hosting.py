@@ -80,6 +80,21 @@ def test_the_new_variant_is_ready_before_the_old_one_leaves() -> None:
     assert device.hosting.serving("old") is None
 
 
+def test_the_old_one_stays_until_the_last_new_one_is_ready() -> None:
+    device = Device()
+    device.plan(1, "old")
+    device.settle()
+    device.plan(2, "b", "c")
+    for _ in range(2):
+        command = device.hosting.decide(0.0, lambda _: False)
+        if isinstance(command, Load):
+            device.hosting.loaded(command.hosted, memory_bytes=0, load_ms=1.0, now_ms=0.0)
+        elif isinstance(command, Warm):
+            device.hosting.warmed(command.hosted)
+    assert isinstance(device.hosting.decide(0.0, lambda _: False), Load)
+    assert device.states() == {"old": READY, "b": READY, "c": LOADING}
+
+
 def test_an_older_plan_is_ignored() -> None:
     device = Device()
     assert device.plan(5, "a")

@@ -109,6 +109,6 @@ class LatencyEstimator:
                 ratio_50 = _blend(window.quantile(0.5), len(window), ratio_50)
                 ratio_95 = _blend(window.quantile(0.95), len(window), ratio_95)
             p50s.append(prior.p50_ms * ratio_50)
-            p95s.append(prior.p50_ms * max(ratio_95, ratio_50))
+            p95s.append(prior.p50_ms * ratio_95)
         monotone = zip(self._sizes, accumulate(p50s, max), accumulate(p95s, max), strict=True)
         self._estimates = {size: Latency(p50, p95, self._profile[size].samples + len(self._windows[size])) for size, p50, p95 in monotone}

@@ -21,7 +21,7 @@ from workers.vpu.compiled import CompiledBatch
 
 DEFAULT_DEVICE = "NPU"
 CPU_DEVICE = "CPU"
-ACCELERATOR_CLASSES = {"NPU": "vpu", "GPU": "gpu", "CPU": "cpu"}
+DEVICE_KINDS = ("NPU", "GPU", "CPU")
 _DEVICE_NODES = "accel/accel*"
 
 
@@ -42,7 +42,8 @@ class VpuBackend:
         memory = self._options.memory_bytes_max or (memory_bytes_max() if kind == CPU_DEVICE else 0)
         precision = " f32" if kind == CPU_DEVICE else ""
         return Device(
-            accelerator=ACCELERATOR_CLASSES[kind],
+            # The class that answers; the name says which device of OpenVINO's really computes.
+            accelerator="vpu",
             name=self._device_name([device]),
             memory_bytes_max=memory,
             runtime=f"openvino {_version()}{precision}",
@@ -85,7 +86,7 @@ class VpuBackend:
         if self._options.device_id and "." not in wanted:
             wanted = f"{wanted}.{self._options.device_id}"
         available = list(self._core.available_devices)
-        if _kind(wanted) not in ACCELERATOR_CLASSES:
+        if _kind(wanted) not in DEVICE_KINDS:
             raise DeviceUnavailable(
                 f"device {wanted!r}: name one OpenVINO device ({', '.join(available)} are here), not a choice that may end on the CPU"
             )
