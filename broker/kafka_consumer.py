@@ -47,6 +47,8 @@ class PositionLost(Exception):
         self.positions = positions
 
 
+IDLE_AFTER_SECONDS = 0.5
+IDLE_FETCH_WAIT_MS = 50
 Rebalanced = Callable[[Sequence[TopicPartition]], Awaitable[None]]
 
 
@@ -85,6 +87,8 @@ class Consumer:
                 "partition_assignment_strategy": (RangePartitionAssignor,),
             }
         self._consumer = AIOKafkaConsumer(**arguments, enable_auto_commit=False, auto_offset_reset="none", fetch_max_wait_ms=fetch_wait_ms)
+        self._fetch_wait_ms = fetch_wait_ms
+        self._found_at = 0.0
 
     async def start(self) -> None:
         """Raises LogUnavailable; nothing is left open then."""
@@ -138,7 +142,17 @@ class Consumer:
             raise PositionLost({TopicPartition(*error.args[0]): None}) from error
         except (*UNAVAILABLE, ConsumerStoppedError) as error:
             raise LogUnavailable(f"cannot read: {error!r}") from error
+        self._pace(bool(found))
         return cast("Mapping[TopicPartition, Sequence[Record]]", found)
+
+    def _pace(self, found: bool) -> None:  # noqa: FBT001 - what was seen, not a mode
+        """A long poll keeps back a partition that was being drained when it began, so it is short while records come; it costs the broker
+        a request each time, so it is longer while nothing does."""
+        now = time.monotonic()
+        if found:
+            self._found_at = now
+        idle = now - self._found_at > IDLE_AFTER_SECONDS
+        self._consumer._fetcher._fetch_max_wait_ms = max(self._fetch_wait_ms, IDLE_FETCH_WAIT_MS) if idle else self._fetch_wait_ms
 
     def silent_ms(self, since_ms: float) -> float:
         """How long no broker has answered a fetch, at most since `since_ms` (Unix); infinite where the fetching has ended with a defect."""

@@ -27,6 +27,8 @@ def judge(entry: Entry, pool: Pool, settings: DispatcherSettings, now_ms: float)
     usable_ms = left_ms * settings.slack - settings.hop_ms
     if waiting.work_ms + pool.busy_ms + entry.work_ms <= capacity * usable_ms * (1.0 - settings.reserve):
         # All that waits fits before this deadline: whatever the order, nothing is displaced.
+        if pool.fairness.contended:
+            pool.fairness.count(entry.tenant, entry.task, entry.rung, entry.work_ms, entry.work_ms)
         return None
     return _contended(entry, pool, settings, now_ms)
 
@@ -38,6 +40,8 @@ def _contended(entry: Entry, pool: Pool, settings: DispatcherSettings, now_ms: f
     if pool.fairness.over_served(entry.tenant, entry.task, entry.rung):
         needed_ms += settings.reserve * (entry.deadline_ms - now_ms) * pool.capacity(entry.task, entry.rung)
     admitted = room_ms >= needed_ms
+    if not admitted:
+        pool.fairness.refused(now_ms)
     pool.fairness.count(entry.tenant, entry.task, entry.rung, entry.work_ms, entry.work_ms if admitted else 0.0)
     if admitted:
         laxity.take(entry.deadline_ms, entry.work_ms)

@@ -1,6 +1,6 @@
 """Who has had its share while requests were refused: the same part of every tenant's floors, and equal work for tenants.
 
-Only contended decisions count (the ones in which something might have been refused), so a quiet past earns nothing and costs nothing.
+Only times in which something is refused count, so a quiet past earns nothing and costs nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import msgspec
 REST = "*"
 HALF_LIFE_MS = 1_000.0
 TOLERANCE = 0.02
+LIGHT = 0.8
+"""A tenant below this part of what is fair takes what it finds: its floors need no balance among themselves."""
 
 
 class Account(msgspec.Struct, gc=False):
@@ -28,6 +30,9 @@ class Fairness:
         self._flows: dict[tuple[str, str, int], Account] = {}
         self._faded_ms = 0.0
         self._fair_ms = 0.0
+        self._refused_ms = 0.0
+        self.contended = False
+        """Something was refused a short time ago: what is admitted without contention counts too."""
 
     def over_served(self, tenant: str, task: str, rung: int) -> bool:
         """True where this flow has had more than its share: the last of the room is kept for the others."""
@@ -35,12 +40,20 @@ class Fairness:
         account, flow = self._tenants.get(tenant), self._flows.get((tenant, task, rung))
         if account is None or flow is None:
             return False
-        if len(self._tenants) > 1 and account.admitted_ms > self._fair_ms * (1.0 + TOLERANCE):
-            return True
+        if len(self._tenants) > 1:
+            if account.admitted_ms > self._fair_ms * (1.0 + TOLERANCE):
+                return True
+            if account.admitted_ms < self._fair_ms * LIGHT:
+                return False
         return flow.admitted_ms * account.offered_ms > account.admitted_ms * flow.offered_ms * (1.0 + TOLERANCE)
 
+    def refused(self, now_ms: float) -> None:
+        """There was not room for all."""
+        self._refused_ms = now_ms
+        self.contended = True
+
     def count(self, tenant: str, task: str, rung: int, work_ms: float, admitted_ms: float) -> None:
-        """One contended decision; `admitted_ms` is work_ms or 0."""
+        """One decision in a contended time; `admitted_ms` is work_ms or 0."""
         tenant = self._name(tenant)
         account = self._tenants.get(tenant)
         if account is None:
@@ -56,6 +69,7 @@ class Fairness:
         """Let the past fade, drop accounts that have, and settle what a fair part is: equal work, less for who asked for less."""
         factor = 0.5 ** (max(now_ms - self._faded_ms, 0.0) / HALF_LIFE_MS)
         self._faded_ms = now_ms
+        self.contended = now_ms - self._refused_ms < HALF_LIFE_MS
         for accounts in (self._tenants, self._flows):
             for name, account in list(accounts.items()):
                 account.offered_ms *= factor

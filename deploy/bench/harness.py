@@ -185,17 +185,31 @@ class Harness:
     @asynccontextmanager
     async def crew(self) -> AsyncGenerator[Crew]:
         """Processes under a prefix of their own, its topics created before and deleted after."""
+        async with self.bare_crew() as crew:
+            names = crew.names
+            await self.log.create_topics(names.topics())
+            try:
+                yield crew
+            finally:
+                await crew.end()
+                await self._delete_topics(names)
+
+    @asynccontextmanager
+    async def bare_crew(self) -> AsyncGenerator[Crew]:
+        """Processes that need no topics."""
         names = Names(f"bench-{secrets.token_hex(4)}")
         folder = self._folder / names.prefix
         folder.mkdir()
         crew = Crew(self.kafka, names, folder)
-        await self.log.create_topics(names.topics())
         try:
             yield crew
         finally:
             await crew.end()
-            with suppress(HeadraceError):  # left over topics of a Kafka that is ending are nobody's loss
-                await self.log.delete_topics([topic.name for topic in names.topics()])
+
+    @property
+    def folder(self) -> Path:
+        """Kept until the end of the benchmark."""
+        return self._folder
 
     @asynccontextmanager
     async def pinned(self) -> AsyncGenerator[Cores]:
@@ -208,6 +222,10 @@ class Harness:
         finally:
             for pid in pids:
                 pin(pid, self.cores.all)
+
+    async def _delete_topics(self, names: Names) -> None:
+        with suppress(HeadraceError):  # topics left over in a Kafka that is ending are nobody's loss
+            await self.log.delete_topics([topic.name for topic in names.topics()])
 
     async def _start_kafka(self) -> str:
         installation = await asyncio.to_thread(lambda: find_kafka(home=self._kafka_home, on_progress=self._say))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from broker.log import Log, Message, Reader, TopicPartition, Writer
+from broker.log import Ack, Log, Message, Reader, TopicPartition, Writer
 from deploy.bench.null_worker import worker_name
 from schemas.catalog import EndpointSpec, TaskSpec, VariantSpec, catalog_key, encode_catalog, variant_key
 from schemas.names import SHARDS, Names
@@ -59,7 +59,7 @@ async def fill(log: Log, topic: str, bodies: Iterable[bytes]) -> int:
     async with written(log) as writer:
         batch: list[Message] = []
         shard = 0
-        pending: list[asyncio.Future[object]] = []
+        pending: list[asyncio.Future[Ack]] = []
         for body in bodies:
             batch.append((b"request-%d" % count, body, ()))
             count += 1

@@ -27,7 +27,6 @@ from deploy.stack_start import start_and_apply
 from schemas.errors import ConfigurationError, HeadraceError
 
 WATCH_MS = 500.0
-SERVER_POLL_MS = 50.0
 LEADER_MS_MAX = 3_000.0
 
 

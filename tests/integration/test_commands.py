@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from broker.kafka import KafkaLog
-from broker.log import Committed, Headers, Record, TopicPartition
+from broker.log import Committed, Headers, TopicPartition
 from broker.redis_store import RedisStore
 from broker.store import Answer, Mark
 from deploy.cli import run
@@ -77,10 +77,7 @@ async def write(log: KafkaLog, topic: str, partition: int, key: bytes | None, va
 async def test_the_catalog_is_applied_shown_and_deleted_from(headrace: Run, folder: Path) -> None:
     code, first = await headrace("apply", *FILES)
     assert code == 0
-    assert [(change["kind"], change["name"], change["change"]) for change in first["applied"]] == [
-        ("task", "fashion", "created"),
-        ("endpoint", "fashion", "created"),
-    ]
+    assert [(change["kind"], change["change"]) for change in first["applied"]] == [("task", "created"), ("endpoint", "created")]
     _, shown = await headrace("get", "endpoints")
     variants = shown["tasks"][0]["variants"]
     assert {variant["sha256"] for variant in variants} == {file.stem for file in (folder / ".headrace" / "models").glob("*.onnx")}
@@ -168,7 +165,7 @@ async def test_polling_tells_unknown_pending_and_answered_apart(headrace: Run, r
 
     polling = asyncio.create_task(headrace("poll", "late", "--wait", "20000"))
     await asyncio.sleep(0)
-    await store.put_responses([Answer("late", encode_terminal(terminal("late"), JSON_TYPE.replace("json", "msgpack")), 60_000)])
+    await store.put_responses([Answer("late", encode_terminal(terminal("late"), MSGPACK_TYPE), 60_000)])
     assert (await polling)[0] == 0
     await store.close()
 
@@ -181,37 +178,27 @@ async def dead_letters(log: KafkaLog, names: Names) -> None:
         await write(log, names.dead_letters, 0, key, b"body %d" % at, headers)
 
 
-async def requests(log: KafkaLog, names: Names) -> list[Record]:
-    return await read_topic(log, names.requests)
-
-
 async def test_dead_letters_are_listed_with_their_reasons(headrace: Run, log: KafkaLog, names: Names) -> None:
     await dead_letters(log, names)
     _, listed = await headrace("deadletter", "list", "--limit", "2")
     assert listed["count"] == 3
     assert listed["reasons"] == {"reason 0": 1, "reason 1": 1, "reason 2": 1}
     last = listed["dead_letters"][-1]
-    assert (last["key"], last["reason"], last["topic"], last["original_partition"], last["original_offset"], last["value_bytes"]) == (
-        "two",
-        "reason 2",
-        names.work("cpu"),
-        3,
-        42,
-        6,
-    )
+    assert (last["key"], last["reason"], last["topic"], last["value_bytes"]) == ("two", "reason 2", names.work("cpu"), 6)
+    assert (last["original_partition"], last["original_offset"]) == (3, 42)
 
 
 async def test_a_dead_letter_is_replayed_where_it_came_from_without_its_reasons(headrace: Run, log: KafkaLog, names: Names) -> None:
     await dead_letters(log, names)
     code, replayed = await headrace("deadletter", "replay", "--id", "one")
     assert (code, replayed) == (0, {"replayed": [{"offset": 0, "topic": names.requests, "id": "one"}]})
-    (record,) = await requests(log, names)
+    (record,) = await read_topic(log, names.requests)
     assert (record.partition, record.key, record.value, list(record.headers)) == (3, b"one", b"body 0", [("endpoint", b"fashion")])
 
     code, refused = await headrace("deadletter", "replay", "--id", "one", "--id", "three")
     assert code == 1
     assert "not among the 3 dead letters: 'three'" in refused["error"]["message"]
-    assert len(await requests(log, names)) == 1
+    assert len(await read_topic(log, names.requests)) == 1
 
 
 async def test_replayed_letters_may_get_new_ids(headrace: Run, log: KafkaLog, names: Names) -> None:
@@ -220,7 +207,7 @@ async def test_replayed_letters_may_get_new_ids(headrace: Run, log: KafkaLog, na
     ids = [item["id"] for item in replayed["replayed"]]
     assert len(set(ids)) == 3
     assert all(re.fullmatch("[0-9a-f]{32}", request_id) for request_id in ids)
-    assert [record.value for record in await requests(log, names)] == [b"body 0", b"body 1", b"body 2"]
+    assert [record.value for record in await read_topic(log, names.requests)] == [b"body 0", b"body 1", b"body 2"]
     _, one = await headrace("deadletter", "replay", "--offset", "1")
     assert one["replayed"] == [{"offset": 1, "topic": names.requests, "id": None}]
 
@@ -322,7 +309,8 @@ async def test_roles_serve_a_request_and_stop_in_order(
 
     np.save(folder / "image.npy", np.zeros((2, 1, 28, 28), np.uint8))
     code, answer = await headrace("send", "fashion", "image.npy", "--timeout", "20000", "--wait", "30000")
-    assert (code, answer["outcome"], answer["outputs"][0]["shape"]) == (0, "completed", [2, 10])
+    assert (code, answer.get("outcome")) == (0, "completed"), answer
+    assert answer["outputs"][0]["shape"] == [2, 10]
     _, shown = await headrace("get", "workers")
     assert [(worker["worker"], worker["accelerator"], worker["state"]) for worker in shown["workers"]] == [("cpu-1", "cpu", "ready")]
     _, shown = await headrace("get", "plan")
@@ -356,7 +344,7 @@ def test_up_starts_everything_applies_files_and_down_leaves_no_process(
         assert [process["role"] for process in up["processes"]] == ["supervisor", "scaler", "sink", "dispatcher", "worker"]
         # From here on the stack of this folder is where the commands go by themselves.
         code, answer = command("send", "fashion", "image.npy", "--timeout", "20000", "--wait", "30000")
-        assert (code, answer["outcome"]) == (0, "completed")
+        assert (code, answer.get("outcome")) == (0, "completed"), answer
         code, status = command("status")
         assert (code, status["state"], status["leader"], status["prefix"]) == (0, "ready", "scaler-1", names.prefix)
         assert fetch(next(p["http"] for p in status["processes"] if p["role"] == "dispatcher"), "/readyz")[0] == 200

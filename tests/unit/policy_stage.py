@@ -138,6 +138,7 @@ class Stage:
         self._free_ms = dict.fromkeys(self.workers, START_MS)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = count()
+        self._arrived = count()
         self._costs = {f"fashion/{name}": row_ms for name, (_, row_ms) in LADDER.items()}
 
     def run(self, arrivals: Iterable[Entry]) -> dict[object, Tally]:
@@ -169,8 +170,8 @@ class Stage:
 
     def _arrive(self, batch: list[Entry]) -> None:
         for entry in batch:
-            tally = self.tallies[self.group_of(entry)]
-            tally.offered += 1
+            entry.offset = next(self._arrived)
+            self.tallies[self.group_of(entry)].offered += 1
         self._step(ev.Arrived(0, batch))
 
     def _step(self, event: ev.Event) -> None:

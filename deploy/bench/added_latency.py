@@ -1,0 +1,74 @@
+"""Row: what Headrace adds to a request's latency when computing costs nothing, against two bare relays over the same three topics."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+import numpy as np
+
+from deploy.bench.baselines import Relay
+from deploy.bench.exchange import Exchange, Timed, exchange
+from deploy.bench.harness import BenchmarkFailed, Crew, Harness
+from deploy.bench.null_backend import NullBackendSettings
+from deploy.bench.prefilled import json_body, publish_control
+
+RATE_RPS = 200.0
+TIMEOUT_MS = 10_000
+WARM_UP = 200
+WORKER = "null-0"
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """From the sending of a request to the reading of its answer, both in this process, in milliseconds."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+def schedule(count: int) -> list[Timed]:
+    """Evenly spaced requests with ids of their own."""
+    body = json_body(TIMEOUT_MS)
+    return [Timed(at / RATE_RPS, (uuid.uuid4().hex.encode(), body, ())) for at in range(count)]
+
+
+async def measure(opened: Exchange, crew: Crew, count: int) -> Latency:
+    """Play warm-up and measurement; every request must have been answered."""
+    await opened.play(schedule(WARM_UP), crew.check)
+    requests = schedule(count)
+    before = len(opened.answers)
+    await opened.play(requests, crew.check)
+    await opened.until_answered(before + count, 5.0)
+    waits_ms = [
+        (answer.seen_s - opened.sent_s[key]) * 1000 for request in requests if (answer := opened.answers.get(key := request.message[0] or b"")) is not None
+    ]
+    if len(waits_ms) < count:
+        raise BenchmarkFailed(f"only {len(waits_ms)} of {count} requests were answered")
+    p50, p99 = np.quantile(waits_ms, (0.5, 0.99))
+    return Latency(float(p50), float(p99))
+
+
+async def bare(harness: Harness, count: int) -> Latency:
+    """Two relays."""
+    async with harness.crew() as crew:
+        names = crew.names
+        hops = ((names.requests, names.work("cpu")), (names.work("cpu"), names.responses))
+        for at, (source, target) in enumerate(hops):
+            relay = Relay(kafka=harness.kafka, source=source, target=target, ready=crew.path(f"relay-{at}.ready"))
+            await crew.program("deploy.bench.baselines", f"relay-{at}", relay)
+        async with exchange(harness.log, names) as opened:
+            return await measure(opened, crew, count)
+
+
+async def ours(harness: Harness, count: int) -> Latency:
+    """Dispatcher and worker."""
+    async with harness.crew() as crew:
+        names = crew.names
+        await publish_control(harness.log, names, lanes=1)
+        settings = NullBackendSettings(
+            kafka=harness.kafka, prefix=names.prefix, name=WORKER, folder=crew.path("models"), ready=crew.path("worker.ready")
+        )
+        await crew.program("deploy.bench.null_backend", WORKER, settings)
+        await crew.role("dispatcher", "dispatcher")
+        async with exchange(harness.log, names) as opened:
+            return await measure(opened, crew, count)
