@@ -91,12 +91,12 @@ def answer_message(answer: Answer, epoch: int, now_ms: float) -> Message:
     return entry.key, encode_terminal(terminal, content_type), [(CONTENT_TYPE_HEADER, content_type.encode())]
 
 
-def dead_letter_message(record: Record, reason: str) -> Message:
-    """The original key, value and headers, with why and from where."""
+def dead_letter_message(record: Record, reason: str, *, whole: bool = True) -> Message:
+    """The original key, value and headers (not `whole`: none of them), with why and from where."""
     added = (
         ("headrace-reason", reason.encode()),
         ("headrace-topic", record.topic.encode()),
         ("headrace-partition", str(record.partition).encode()),
         ("headrace-offset", str(record.offset).encode()),
     )
-    return record.key, record.value, [*record.headers, *added]
+    return (record.key, record.value, [*record.headers, *added]) if whole else (None, None, list(added))

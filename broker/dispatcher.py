@@ -18,11 +18,11 @@ from broker.policy.dispatcher import DispatcherPolicy
 from broker.policy.entry import Commands, Entry
 from broker.policy.settings import DispatcherSettings
 from broker.shards import Records, Shards
-from schemas.errors import LogUnavailable, Unattributable
+from schemas.errors import LogUnavailable, TooLarge, Unattributable
 from schemas.limits import Limits
 from schemas.names import Names
 from schemas.telemetry import DispatcherReport, encode_telemetry
-from schemas.terminal import EXPIRED
+from schemas.terminal import EXPIRED, answers
 
 logger = structlog.get_logger()
 READ_TIMEOUT_MS = 200
@@ -127,7 +127,9 @@ class Dispatcher:
     async def _read_responses(self) -> None:
         while True:
             for partition, records in (await self._reading(self._shards.read_responses(READ_TIMEOUT_MS, self._limits.read_records_max))).items():
-                self._step(ev.Answered(partition.partition, [record.key for record in records if record.key]))
+                keys = [record.key for record in records if record.key and answers(record.value, record.key)]
+                self._metrics.strays.inc(len(records) - len(keys))
+                self._step(ev.Answered(partition.partition, keys))
             for shard in await self._shards.recovered():
                 self._step(ev.ShardRecovered(shard))
             await asyncio.sleep(0)
@@ -167,13 +169,15 @@ class Dispatcher:
 
     def _arrived(self, shard: int, records: Sequence[Record]) -> None:
         entries: list[Entry] = []
+        burying: list[int] = []
         for record in records:
             try:
                 entries.append(read_entry(record, self._limits))
             except Unattributable as error:
+                burying.append(record.offset)
                 self._spawn(self._bury(record, str(error)))
         self._metrics.arrived.inc(len(records))
-        self._step(ev.Arrived(shard, entries))
+        self._step(ev.Arrived(shard, entries, burying))
 
     def _step(self, event: ev.Event) -> None:
         now_ms = self._now_ms()
@@ -242,15 +246,23 @@ class Dispatcher:
 
     async def _dead_letter(self, entry: Entry, reason: str) -> None:
         record: Record = entry.payload  # pyright: ignore[reportAssignmentType]
-        await self._write(self._names.dead_letters, 0, [dead_letter_message(record, reason)])
+        await self._write_dead_letter(record, reason)
         self._metrics.dead_letters.labels("attempts").inc()
         self._step(ev.DeadLettered(entry))
 
     async def _bury(self, record: Record, reason: str) -> None:
         """A record without a usable id: nobody can be answered, so its bytes and the reason are kept."""
-        await self._write(self._names.dead_letters, 0, [dead_letter_message(record, reason)])
+        await self._write_dead_letter(record, reason)
         self._metrics.dead_letters.labels("unattributable").inc()
         self._step(ev.OffsetsFinished(record.partition, [record.offset]))
+
+    async def _write_dead_letter(self, record: Record, reason: str) -> None:
+        try:
+            await self._write(self._names.dead_letters, 0, [dead_letter_message(record, reason)])
+        except TooLarge:
+            # Topics made by hand may take less here than there; what the reason names can still be found where it came from.
+            logger.warning("a dead letter is kept without its bytes", partition=record.partition, offset=record.offset)
+            await self._write(self._names.dead_letters, 0, [dead_letter_message(record, f"{reason} (too large to be kept)", whole=False)])
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -16,6 +16,7 @@ class DispatcherMetrics:
         self.sent = Counter("headrace_orders_sent", "Orders written to lanes", ["accelerator", "variant"], registry=registry)
         self.retried = Counter("headrace_orders_failed", "Orders that the log did not acknowledge", registry=registry)
         self.dead_letters = Counter("headrace_dead_letters", "Records written to the dead letters", ["source"], registry=registry)
+        self.strays = Counter("headrace_stray_responses", "Records of the responses topic that are no answer of their key", registry=registry)
         self.duplicates = Gauge("headrace_duplicate_requests", "Request records ignored because their id is live or was answered", registry=registry)
         self.waiting = Gauge("headrace_requests_waiting", "Accepted requests that no worker has", registry=registry)
         self.live = Gauge("headrace_requests_live", "Requests without a terminal record", registry=registry)

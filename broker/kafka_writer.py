@@ -14,6 +14,7 @@ import structlog
 from broker.kafka_client import Connection, OpenBatch, Producer, translate
 from broker.log import Ack, Message
 from schemas.errors import HeadraceError, LogUnavailable, TooLarge
+from schemas.names import DEAD_LETTER_BYTES
 
 _log = structlog.get_logger()
 RECORD_OVERHEAD_BYTES = 90
@@ -26,8 +27,8 @@ CLOSE_BROKEN_TIMEOUT = 1.6
 class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one writer."""
 
-    record_bytes_max: int = 2 << 20
-    """A larger record is refused before it is sent."""
+    record_bytes_max: int = (2 << 20) + DEAD_LETTER_BYTES
+    """A larger record is refused before it is sent; what a topic takes is up to Kafka."""
     batch_bytes_max: int = 256 << 10
     """A single record may be larger."""
     queued_bytes_max: int = 256 << 20

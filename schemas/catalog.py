@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.decoding import strict
+
 CATALOG_VERSION = 1
 TASK_KEY_PREFIX = "task/"
 
@@ -104,8 +106,8 @@ class Catalog(msgspec.Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode_task = msgspec.json.Decoder(TaskSpec).decode
-_decode_endpoint = msgspec.json.Decoder(EndpointSpec).decode
+_decode_task = strict(msgspec.json.Decoder(TaskSpec).decode)
+_decode_endpoint = strict(msgspec.json.Decoder(EndpointSpec).decode)
 
 
 def decode_task(value: bytes) -> TaskSpec:

@@ -10,6 +10,8 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 ACCELERATORS = ("cpu", "gpu", "vpu", "fpga")
 LANES_PER_CLASS = 16
 SHARDS = 8
+DEAD_LETTER_BYTES = 64 << 10
+"""What a dead letter may have beyond the record that it keeps: the reason, and where it came from."""
 
 
 class TopicSpec(msgspec.Struct, frozen=True):
@@ -101,6 +103,6 @@ class Names(msgspec.Struct, frozen=True):
             TopicSpec(self.telemetry, 1, short),
             TopicSpec(self.plan, 1, compacted),
             TopicSpec(self.catalog, 1, compacted),
-            TopicSpec(self.dead_letters, 1, common),
+            TopicSpec(self.dead_letters, 1, common | {"max.message.bytes": str(record_bytes_max + DEAD_LETTER_BYTES)}),
             *(TopicSpec(self.work(accelerator), lanes, short | stamped) for accelerator in ACCELERATORS),
         ]

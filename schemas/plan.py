@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+from schemas.decoding import strict
 
 PLAN_VERSION = 1
 PLAN_KEY = b"plan"
+EPOCH_MAX = (1 << 53) - 1
+"""Epochs only grow: one that could not be followed by another is no epoch."""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -13,7 +19,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
 
     worker: str
     accelerator: str
-    lane: int
+    lane: Annotated[int, msgspec.Meta(ge=0)]
     variants: tuple[str, ...] = ()
     """Variant keys, `task/variant`."""
     batch_size_max: int = 32
@@ -24,7 +30,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the control plane decides; readers ignore an epoch older than the one they hold."""
 
-    epoch: int = 0
+    epoch: Annotated[int, msgspec.Meta(ge=0, lt=EPOCH_MAX)] = 0
     bindings: tuple[Binding, ...] = ()
     shares: dict[str, dict[str, float]] = {}
     """By task: the part of its requests that each variant key should answer; absent: the dispatcher decides from load."""
@@ -40,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Plan)
+_decode = strict(msgspec.json.Decoder(Plan).decode)
 
 
 def encode_plan(plan: Plan) -> bytes:
@@ -50,4 +56,4 @@ def encode_plan(plan: Plan) -> bytes:
 
 def decode_plan(value: bytes) -> Plan:
     """Raises msgspec.DecodeError (or ValidationError) for what is not a plan."""
-    return _decoder.decode(value)
+    return _decode(value)

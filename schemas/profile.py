@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
 import msgspec
 
 PROFILE_VERSION = 1
+Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Latency(msgspec.Struct, frozen=True):
     """Quantiles of one batch size's compute time; `samples` says how much they can be trusted."""
 
-    p50_ms: float
-    p95_ms: float
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
     samples: int = 0
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from schemas.decoding import strict
 from schemas.profile import Latency
 
 TELEMETRY_VERSION = 1
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Rows = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class HostedVariant(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,11 +19,11 @@ class HostedVariant(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     reason: str = ""
-    latency: dict[int, Latency] = {}
+    latency: dict[Rows, Latency] = {}
     """By batch size in rows: the stored profile, corrected by what was measured since."""
     load_ms: float = 0.0
-    memory_bytes: int = 0
-    computed_rows: int = 0
+    memory_bytes: Count = 0
+    computed_rows: Count = 0
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="worker"):
@@ -32,18 +37,18 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     """The device that really computes."""
     host: str
     at_ms: int
-    lane: int | None = None
+    lane: Count | None = None
     state: str = "starting"
     """starting, ready, draining (takes nothing new) or stopped."""
     epoch: int = 0
     """The plan it acts on."""
-    credits: int = 0
+    credits: Count = 0
     """Rows that it is willing to hold, waiting and running."""
     batch_size_max: int = 32
     variants: dict[str, HostedVariant] = {}
-    waiting_rows: int = 0
-    memory_bytes: int = 0
-    memory_bytes_max: int = 0
+    waiting_rows: Count = 0
+    memory_bytes: Count = 0
+    memory_bytes_max: Count = 0
     """Device or cgroup memory; 0 where it cannot be told."""
     threads: int = 1
     version: int = TELEMETRY_VERSION
@@ -78,12 +83,14 @@ class Departed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="returned"):
-    """A worker hands requests back unstarted (it drains, or does not host the variant): they are sent elsewhere."""
+    """A worker hands requests back unstarted: they are sent elsewhere, or to a faster variant."""
 
     worker: str
     incarnation: int
     ids: tuple[str, ...]
     reason: str
+    cause: str = "unhosted"
+    """unhosted (it is not offered here again until the next report), draining, full, or late: this variant cannot make the deadline here."""
     at_ms: int
     version: int = TELEMETRY_VERSION
 
@@ -91,7 +98,8 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 Telemetry = WorkerReport | DispatcherReport | Departed | Returned
 
 _encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Telemetry] = msgspec.json.Decoder(Telemetry)
+_telemetry: msgspec.json.Decoder[Telemetry] = msgspec.json.Decoder(Telemetry)
+_decode = strict(_telemetry.decode)
 
 
 def encode_telemetry(record: Telemetry) -> bytes:
@@ -101,4 +109,4 @@ def encode_telemetry(record: Telemetry) -> bytes:
 
 def decode_telemetry(value: bytes) -> Telemetry:
     """Raises msgspec.DecodeError (or ValidationError) for what is not telemetry, or a kind that this version does not know."""
-    return _decoder.decode(value)
+    return _decode(value)

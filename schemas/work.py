@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.decoding import strict
+
 WORK_HEADER = "headrace"
 CONTENT_TYPE_HEADER = "content-type"
 
@@ -36,7 +38,7 @@ class WorkOrder(msgspec.Struct, frozen=True, array_like=True):
 
 WORK_VERSION = 1
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(WorkOrder).decode
+_decode = strict(msgspec.msgpack.Decoder(WorkOrder).decode)
 
 
 def encode_order(order: WorkOrder) -> bytes:

@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from broker.log import Ack, Message, Record, Writer
-from schemas.errors import LogUnavailable
+from schemas.errors import LogUnavailable, TooLarge
 from schemas.names import Names
 from schemas.telemetry import Telemetry, encode_telemetry
 
@@ -48,5 +48,6 @@ class Reporting:
         self._writes.discard(write)
         if not write.cancelled() and (error := write.exception()) is not None:
             logger.warning("not written", topic=topic, error=str(error))
-            if not isinstance(error, LogUnavailable):
+            # Somebody's record that does not fit with its reason beside it is no fault of this worker.
+            if not isinstance(error, LogUnavailable | TooLarge):
                 self._broke(error)

@@ -36,7 +36,7 @@ class Hung(HeadraceError):
 class Owner(Protocol):
     """Who is told what comes of orders and variants."""
 
-    def returned(self, orders: Sequence[QueuedOrder], reason: str) -> None:
+    def returned(self, orders: Sequence[QueuedOrder], cause: str, reason: str) -> None:
         """These will not be computed here."""
         ...
 
@@ -122,11 +122,11 @@ class Serving:
         self._hosting_due = True
         self.pump()
 
-    def hand_back(self, reason: str) -> None:
+    def hand_back(self, cause: str, reason: str) -> None:
         """Give up what waits."""
         left = self.batcher.take_all()
         if left:
-            self._owner.returned(left, reason)
+            self._owner.returned(left, cause, reason)
 
     def close(self) -> None:
         """Start nothing more."""
@@ -148,13 +148,13 @@ class Serving:
 
     def _expire(self, late: Sequence[QueuedOrder], now_ms: float) -> None:
         assert self.answers is not None
-        reasons = {
-            queued.id: "the deadline came while it waited for the device"
-            if now_ms > queued.order.deadline_ms
-            else "it could not have finished in time on this worker, even if it had started now"
-            for queued in late
-        }
-        self.answers.send([self.answers.expired(queued, reasons[queued.id]) for queued in late])
+        expired = [queued for queued in late if now_ms >= queued.order.deadline_ms]
+        if expired:
+            self.answers.send([self.answers.expired(queued, "the deadline came while it waited for the device") for queued in expired])
+        early = [queued for queued in late if now_ms < queued.order.deadline_ms]
+        if early:
+            # Another variant, or another worker, may still make it; the dispatcher knows.
+            self._owner.returned(early, "late", "it could not finish in time here, even if it started now")
 
     def _wake_at(self, at_ms: float | None, now_ms: float) -> None:
         if at_ms is not None and self._timer is None:
@@ -265,7 +265,7 @@ class Serving:
         if self.hosting.serving(hosted.variant) is None:
             left = self.batcher.take(hosted.variant)
             if left:
-                self._owner.returned(left, "the variant was unloaded")
+                self._owner.returned(left, "unhosted", "the variant was unloaded")
 
     def _failed(self, command: Command, error: BaseException) -> None:
         if not isinstance(error, Exception) or isinstance(command, Unload):

@@ -120,14 +120,14 @@ class Worker:
             self._reported = now
             self._report()
 
-    def returned(self, orders: Sequence[QueuedOrder], reason: str) -> None:
+    def returned(self, orders: Sequence[QueuedOrder], cause: str, reason: str) -> None:
         """Hand orders back unstarted."""
         serving = self._serving
         assert serving is not None
         for queued in orders:
             serving.batcher.finish(queued)
             self._lanes.finish(queued.lane, queued.offset)
-        self._hand_back([queued.id for queued in orders], reason)
+        self._hand_back([queued.id for queued in orders], cause, reason)
 
     def broke(self, error: BaseException) -> None:
         """End with this error; the first one counts."""
@@ -163,9 +163,12 @@ class Worker:
                 if refused != "duplicate":
                     (full if refused == "full" else not_hosted).append(queued.id)
         if not_hosted:
-            self._hand_back(not_hosted, "the worker drains" if self._state == "draining" else "the variant is not ready here")
+            if self._state == "draining":
+                self._hand_back(not_hosted, "draining", "the worker drains")
+            else:
+                self._hand_back(not_hosted, "unhosted", "the variant is not ready here")
         if full:
-            self._hand_back(full, "the queue is full")
+            self._hand_back(full, "full", "the queue is full")
         serving.pump(arriving=arriving)
 
     def _queued(self, record: Record) -> QueuedOrder | None:
@@ -181,9 +184,16 @@ class Worker:
             return None
         return queued
 
-    def _hand_back(self, ids: Sequence[str], reason: str) -> None:
+    def _hand_back(self, ids: Sequence[str], cause: str, reason: str) -> None:
         self._reporting.tell(
-            Returned(worker=self._settings.name, incarnation=self._incarnation, ids=tuple(ids), reason=reason, at_ms=int(self._now_ms()))
+            Returned(
+                worker=self._settings.name,
+                incarnation=self._incarnation,
+                ids=tuple(ids),
+                reason=reason,
+                cause=cause,
+                at_ms=int(self._now_ms()),
+            )
         )
 
     # Start, serve, drain, close.
@@ -244,7 +254,7 @@ class Worker:
         self._state = "draining"
         self._report()
         await self._until(lambda: serving.idle and not self._answers.undelivered)
-        serving.hand_back("the worker stops")
+        serving.hand_back("draining", "the worker stops")
         serving.close()
         await self._until(lambda: serving.idle and not self._answers.undelivered)
 

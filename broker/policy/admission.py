@@ -53,8 +53,6 @@ def _contended(entry: Entry, pool: Pool, settings: DispatcherSettings, now_ms: f
 
 
 def _infeasible(left_ms: float, least_ms: float, key: str) -> Refusal:
-    if left_ms <= 0:
-        return "infeasible_deadline", f"the deadline passed {-left_ms:.0f} ms before the request was read"
     return (
         "infeasible_deadline",
         f"{left_ms:.0f} ms are left; the fastest variant at or above the floor, {key}, needs {least_ms:.0f} ms with the way there and back",

@@ -73,7 +73,7 @@ class DispatcherPolicy:
                 pool.tune(now_ms)
                 for entry in send_waiting(pool, self.fleet.orders, self.settings, now_ms, commands):
                     # No lane can answer it in time. Refused where no worker ever had it; else its deadline will say so.
-                    if not entry.attempts:
+                    if not entry.handed_out:
                         self._answer(entry, REJECTED, "overloaded", "by now no worker can answer it in time: more urgent work came first", commands)
         return commands
 
@@ -319,7 +319,7 @@ class DispatcherPolicy:
         for entry in waiting:
             refusal = self._resolve(entry)
             if refusal is not None:
-                self._answer(entry, FAILED if entry.attempts else REJECTED, refusal[0], refusal[1], commands)
+                self._answer(entry, FAILED if entry.handed_out else REJECTED, refusal[0], refusal[1], commands)
             else:
                 self.fleet.pool(entry.task).waiting.push(entry)
 

@@ -53,6 +53,8 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     work_ms: float = 0.0
     """Computing time at the cheapest variant that meets the floor."""
     attempts: int = 0
+    handed_out: bool = False
+    """A worker has had it, if only in its queue."""
     held_back: bool = False
     """It arrived while its shard was recovering."""
     bucket: int = 0

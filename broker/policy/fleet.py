@@ -13,6 +13,7 @@ from schemas.plan import Plan
 from schemas.telemetry import Departed, DispatcherReport, Returned, WorkerReport
 
 STOPPED = "stopped"
+UNHOSTED = "unhosted"
 
 
 class Fleet:
@@ -112,7 +113,8 @@ class Fleet:
             order = self.take_back(request_id.encode())
             if order is not None:
                 back[order.entry.key] = order
-                order.lane.drop_variant(order.variant)
+                if record.cause == UNHOSTED:
+                    order.lane.drop_variant(order.variant)
         return back
 
     def take_back(self, key: bytes) -> Order | None:

@@ -152,10 +152,14 @@ class Lane:
             self._full_since_ms, self._done_ms = now_ms, 0.0
 
     def room(self) -> bool:
-        """Whether another order may be sent: late binding keeps a lane at one or two batches."""
+        """Whether another order may be sent: late binding keeps a lane at one or two batches.
+
+        The oldest order is not counted: it is being computed, nothing is heard of the lane before it is done, and the window has to last from then on.
+        """
         if not self.orders:
             return True
-        return self.outstanding_ms < self.window_ms and self.outstanding_rows < self.credit_rows * self.share
+        running = next(iter(self.orders.values()))
+        return self.outstanding_ms - running.work_ms < self.window_ms and self.outstanding_rows - running.rows < self.credit_rows * self.share
 
     def clear(self) -> dict[bytes, Order]:
         """The worker is gone: hand out what it had."""

@@ -14,11 +14,7 @@ from broker.policy.waiting import Class, Waiting
 def send_waiting(pool: Pool, orders: dict[bytes, Order], settings: DispatcherSettings, now_ms: float, commands: Commands) -> list[Entry]:
     """Fill the lanes, always the one with the least outstanding work first. Returns the requests that no lane can answer in time (state HELD)."""
     unsendable: list[Entry] = []
-    open_lanes = [
-        (lane.outstanding_ms, at, lane)
-        for at, lane in enumerate(pool.lanes)
-        if lane.ready and not lane.stalled and lane.room()
-    ]
+    open_lanes = [(lane.outstanding_ms, at, lane) for at, lane in enumerate(pool.lanes) if lane.ready and not lane.stalled and lane.room()]
     heapq.heapify(open_lanes)
     skipped: set[tuple[int, Class]] = set()
     waiting = pool.waiting
@@ -41,6 +37,7 @@ def send_waiting(pool: Pool, orders: dict[bytes, Order], settings: DispatcherSet
         waiting.pop(kind)
         waiting.forget(entry, State.LEASED)
         entry.attempts += 1
+        entry.handed_out = True
         work_ms = option.row_ms * entry.rows + settings.overhead_ms
         lease_ms = max(settings.lease_ms, settings.lease_factor * (lane.outstanding_ms + option.p95_ms(entry.rows)))
         order = Order(entry, lane, option.key, work_ms, entry.rows, now_ms, now_ms + lease_ms)

@@ -20,6 +20,8 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Part of the time until a deadline that is kept for flows that have had less than their share."""
     utilisation: float = 0.9
     """Part of the capacity that better answers may use up."""
+    upgrade_margin: float = 1.5
+    """A variant dearer than the cheapest is chosen only where this multiple of its 95th percentile fits before the deadline."""
     lease_ms: float = 2_000.0
     """Shortest lease; longer where the work is expected to take longer."""
     lease_factor: float = 5.0

@@ -1,5 +1,5 @@
 // Publish one request with Kafka's own Java client, and read its answer from the responses topic.
-//   java -cp 'LIBS/*' docs/producers/Producer.java HOST:PORT docs/producers/request.json [PREFIX]
+//   java -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp 'LIBS/*' docs/producers/Producer.java HOST:PORT docs/producers/request.json [PREFIX]
 // LIBS: a folder with kafka-clients and its dependencies.
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;

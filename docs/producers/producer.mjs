@@ -1,5 +1,5 @@
 // Publish one request with kafkajs, and poll its answer from Redis or Valkey.
-//   npm install kafkajs redis
+//   npm install --no-save --prefix docs/producers kafkajs redis
 //   node docs/producers/producer.mjs HOST:PORT redis://HOST:PORT [PREFIX]
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";

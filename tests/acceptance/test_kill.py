@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from foreign import ForeignClient
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given, settings
@@ -160,7 +160,7 @@ def _best(demand: dict[Group, float], ladders: dict[Group, list[Rung]], capacity
 @given(rungs)
 def test_the_hull_rises_ever_more_slowly_and_leaves_nothing_above_it(ladder: list[Rung]) -> None:
     steps = hull(ladder)
-    gains = [(b.accuracy - a.accuracy) / (b.row_ms - a.row_ms) for a, b in zip(steps, steps[1:], strict=False)]
+    gains = [(b.accuracy - a.accuracy) / (b.row_ms - a.row_ms) for a, b in pairwise(steps)]
     assert all(gain > 0 for gain in gains)
     assert gains == sorted(gains, reverse=True)
     assert steps[0].row_ms == min(rung.row_ms for rung in ladder)

@@ -93,9 +93,7 @@ def test_an_endpoint_whose_task_is_not_there_is_unknown() -> None:
 
 def test_a_task_without_a_variant_offers_nothing() -> None:
     policy = dispatcher()
-    policy.step(
-        ev.CatalogObserved(Catalog({"t": TaskSpec(name="t", variants=())}, {"shop": EndpointSpec(name="shop", task="t")})), START_MS
-    )
+    policy.step(ev.CatalogObserved(Catalog({"t": TaskSpec(name="t", variants=())}, {"shop": EndpointSpec(name="shop", task="t")})), START_MS)
     assert refusal(policy.step(ev.Arrived(0, [request("a", endpoint="shop")]), START_MS)).code == "infeasible_accuracy"
 
 
@@ -147,7 +145,9 @@ def test_nothing_waits_beyond_the_limits(limits: Limits) -> None:
 def test_a_tenant_over_its_quota_is_refused_and_others_are_not() -> None:
     policy = dispatcher("w0")
     known = catalog()
-    known.endpoints["fashion"] = EndpointSpec(name="fashion", task="fashion", quotas={"a": Quota(rate_rps=10, burst=2), "*": Quota(rate_rps=1, burst=1)})
+    known.endpoints["fashion"] = EndpointSpec(
+        name="fashion", task="fashion", quotas={"a": Quota(rate_rps=10, burst=2), "*": Quota(rate_rps=1, burst=1)}
+    )
     policy.step(ev.CatalogObserved(known), START_MS)
     codes = [answer.code for answer in policy.step(ev.Arrived(0, [request(f"a{at}", tenant="a") for at in range(4)]), START_MS).answers]
     assert codes == ["quota", "quota"]

@@ -5,6 +5,8 @@ A file is never changed once its version is released: a new version gets files o
 
 from __future__ import annotations
 
+import zlib
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,9 +81,7 @@ ORDER = WorkOrder(
     priority=5,
     traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 )
-STEP = PathStep(
-    stage="main", variant="fashion/cnn", accuracy=0.9001, accelerator="cpu", device="CPU", queued_ms=1.5, computed_ms=0.25, batch_size=8
-)
+STEP = PathStep(stage="main", variant="fashion/cnn", accuracy=0.9001, accelerator="cpu", device="CPU", queued_ms=1.5, computed_ms=0.25, batch_size=8)
 
 
 def completed(data: Any) -> Terminal:
@@ -165,7 +165,15 @@ RETURNED = Returned(worker="worker-cpu-0", incarnation=1_700_000_000_000, ids=("
 PLAN = Plan(
     epoch=7,
     bindings=(
-        Binding(worker="worker-cpu-0", accelerator="cpu", lane=0, variants=("fashion/cnn", "fashion/wide"), batch_size_max=16, threads=2, clock_mhz=1_200.0),
+        Binding(
+            worker="worker-cpu-0",
+            accelerator="cpu",
+            lane=0,
+            variants=("fashion/cnn", "fashion/wide"),
+            batch_size_max=16,
+            threads=2,
+            clock_mhz=1_200.0,
+        ),
     ),
     shares={"fashion": {"fashion/cnn": 0.75, "fashion/wide": 0.25}},
     budgets={"fashion": {"main": 250.0}},
@@ -307,6 +315,11 @@ def test_catalog_keys_are_what_they_were() -> None:
     assert (catalog.tasks, catalog.endpoints) == ({"fashion": TASK}, {"fashion": ENDPOINT})
 
 
+def _bitmap(metadata: str) -> tuple[str, str, bytes]:
+    version, since_ms, text = metadata.split(":")
+    return version, since_ms, zlib.decompress(b64decode(text))
+
+
 def test_commit_metadata_is_read_and_written_as_it_was() -> None:
     text = golden("commit-metadata-v1.txt").decode()
     watermark, since_ms = restore(100, text)
@@ -315,7 +328,8 @@ def test_commit_metadata_is_read_and_written_as_it_was() -> None:
     written = Watermark(100)
     for offset in (101, 103, 104, 120):
         written.finish(offset)
-    assert written.metadata(1_700_000_000_000, 4_000) == text
+    # Another zlib may compress to other bytes: what they say is what counts.
+    assert _bitmap(written.metadata(1_700_000_000_000, 4_000)) == _bitmap(text) == ("1", "1700000000000", bytes([0b00011010, 0, 0b00010000]))
 
 
 def test_a_dead_letter_keeps_the_record_and_says_why_and_whence() -> None:
