@@ -13,8 +13,10 @@ from schemas.profile import Latency, latency_at
 from schemas.telemetry import HostedVariant, WorkerReport
 
 READY = "ready"
+LOW_PART = 0.75
+"""A lane that was filled is filled again when no more than this part of its window is left: what is left has to last for the way there and back."""
 FULL_PART = 0.6
-"""A lane with this part of its window outstanding is taken to be busy without a break."""
+"""A lane with this part of its window outstanding (less than LOW_PART) is taken to be busy without a break."""
 SPEED_STRETCH_MS = 250.0
 SPEED_WEIGHT = 0.25
 SPEED_MIN, SPEED_MAX = 0.05, 1.5
@@ -86,6 +88,7 @@ class Lane:
         self._slack_since_ms: float | None = 0.0
         """Since when the outstanding work has not filled the window; None while it does."""
         self._done_ms = 0.0
+        self._filled = False
 
     def observe(self, report: WorkerReport, binding: Binding | None, ladders: Mapping[str, Ladder], rows_max: int) -> None:
         """Take over what the worker says of itself, as far as the plan agrees; `rows_max` bounds its credits."""
@@ -154,12 +157,18 @@ class Lane:
     def room(self) -> bool:
         """Whether another order may be sent: late binding keeps a lane at one or two batches.
 
-        The oldest order is not counted: it is being computed, nothing is heard of the lane before it is done, and the window has to last from then on.
+        The oldest order is not counted: it is being computed, nothing is heard of the lane before it ends, and the window has to last from then on.
+        A lane that was filled waits until part of it is done: under load orders travel in groups, and a group costs little more than an order.
         """
         if not self.orders:
             return True
         running = next(iter(self.orders.values()))
-        return self.outstanding_ms - running.work_ms < self.window_ms and self.outstanding_rows - running.rows < self.credit_rows * self.share
+        behind_ms = self.outstanding_ms - running.work_ms
+        if behind_ms >= self.window_ms or self.outstanding_rows - running.rows >= self.credit_rows * self.share:
+            self._filled = True
+        elif behind_ms < LOW_PART * self.window_ms:
+            self._filled = False
+        return not self._filled
 
     def clear(self) -> dict[bytes, Order]:
         """The worker is gone: hand out what it had."""

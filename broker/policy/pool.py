@@ -113,7 +113,7 @@ class Pool:
         horizon_ms = settings.rate_window_ms
         if waiting.count:
             mean_slack_ms = waiting.deadline_sum_ms / waiting.count - now_ms
-            horizon_ms = min(max(0.6 * mean_slack_ms, settings.horizon_ms_min), settings.horizon_ms_max)
+            horizon_ms = min(max(settings.backlog_part * mean_slack_ms, settings.horizon_ms_min), settings.horizon_ms_max)
         demand = {group: waiting.rows.get(group, 0) + rate * horizon_ms for group, rate in self._rates.items()}
         for group, rows in waiting.rows.items():
             demand.setdefault(group, rows)

@@ -23,7 +23,9 @@ class Quotas:
         if account not in self._buckets and len(self._buckets) >= self._tenants_max:
             account = (endpoint, ANY_TENANT)
         tokens, filled_ms = self._buckets.get(account, (float(quota.burst), now_ms))
-        tokens = min(float(quota.burst), tokens + max(now_ms - filled_ms, 0.0) * quota.rate_rps / 1000.0)
+        # A clock that is set back fills nothing, and not the same time twice.
+        now_ms = max(now_ms, filled_ms)
+        tokens = min(float(quota.burst), tokens + (now_ms - filled_ms) * quota.rate_rps / 1000.0)
         admitted = tokens >= 1.0
         self._buckets[account] = (tokens - 1.0 if admitted else tokens, now_ms)
         return admitted

@@ -18,8 +18,10 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Part of the time until a deadline that admission plans with; the rest is for what profiles do not know."""
     reserve: float = 0.15
     """Part of the time until a deadline that is kept for flows that have had less than their share."""
-    utilisation: float = 0.9
-    """Part of the capacity that better answers may use up."""
+    utilisation: float = 0.8
+    """Part of the capacity that better answers may use up; requests at their floors may use all of it."""
+    backlog_part: float = 0.25
+    """What waits should be done within this part of its mean time left, before better answers get any: a standing queue makes nobody happy."""
     upgrade_margin: float = 1.5
     """A variant dearer than the cheapest is chosen only where this multiple of its 95th percentile fits before the deadline."""
     lease_ms: float = 2_000.0

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from deploy import cli, request_files
-from deploy.commands.roles import Bytes
+from deploy.commands.role_options import Bytes
 from deploy.request_files import read_request
 from deploy.stack_plan import UpOptions, parse_workers, plan_stack
 from schemas.errors import BadRequest, ConfigurationError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -93,6 +94,40 @@ async def test_metrics_come_in_the_format_that_is_asked_for(registry: CollectorR
     assert kind.startswith("text/plain")
     assert "headrace_things_total 3.0" in text
     assert (await fetch(address, "/metrics", accept="application/openmetrics-text"))[1].startswith("application/openmetrics-text")
+
+
+async def raw(address: str, request: bytes) -> bytes:
+    """Everything that comes back before the server hangs up."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer
+
+
+async def test_what_is_asked_wrongly_is_answered_or_let_go_and_the_next_is_served(address: str) -> None:
+    status, _, text = await fetch(address, "/nothing?x=1")
+    assert (status, "/metrics, /healthz, /readyz" in text) == (404, True)
+    head = await raw(address, b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert head.endswith(b"content-length: 3\r\nconnection: close\r\n\r\n")
+    assert (await raw(address, b"POST /healthz HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
+    assert (await raw(address, b"\xff\xfe\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
+    with contextlib.suppress(ConnectionResetError):  # it hangs up on what it has not read
+        assert await raw(address, b"GET /" + b"x" * 100_000) == b""
+    assert (await fetch(address, "/healthz?verbose"))[::2] == (200, "ok\n")
+
+
+async def test_whoever_asks_nothing_takes_no_place_for_ever(role: Stated, registry: CollectorRegistry) -> None:
+    server = HealthServer(role, registry, "127.0.0.1:0")
+    host, _, port = (await server.start()).rpartition(":")
+    silent = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+    assert (await fetch(f"{host}:{port}", "/healthz"))[0] == 200
+    await server.close()
+    for reader, writer in silent:
+        assert await asyncio.wait_for(reader.read(), 10) == b"", "they are let go"
+        writer.close()
 
 
 async def test_a_port_that_is_taken_is_an_error(role: Stated, registry: CollectorRegistry, address: str) -> None:

@@ -161,4 +161,9 @@ def test_quotas_hold_a_bounded_number_of_tenants_apart() -> None:
     quotas, limit = Quotas(tenants_max=2), {"*": Quota(rate_rps=0.001, burst=1)}
     assert [quotas.take("e", tenant, limit, 0.0) for tenant in ("a", "b", "c", "d")] == [True, True, True, False], "c and d share"
     assert quotas.take("e", "a", {}, 0.0), "no quota, no limit"
-    assert not quotas.take("e", "a", limit, -5_000.0), "a clock that goes back gives nothing"
+
+
+def test_a_clock_that_is_set_back_fills_no_quota() -> None:
+    quotas, limit = Quotas(tenants_max=2), {"a": Quota(rate_rps=1, burst=1)}
+    taken = [quotas.take("e", "a", limit, now_ms) for now_ms in (10_000.0, 5_000.0, 10_900.0, 11_000.0)]
+    assert taken == [True, False, False, True]

@@ -62,6 +62,14 @@ def test_what_is_long_finished_is_forgotten() -> None:
     assert len(watermark._above) <= last - TRIM_BYTES + 1
 
 
+def test_what_is_remembered_starts_at_the_watermark() -> None:
+    watermark = Watermark()
+    for offset in range(100_000):
+        watermark.finish(offset)
+    watermark.finish(100_001)
+    assert len(watermark._above) == 2
+
+
 def test_metadata_speaks_of_no_more_than_it_has_time_and_room_for() -> None:
     watermark = Watermark()
     for offset in range(1, SPAN_MAX + 5_000, 2):

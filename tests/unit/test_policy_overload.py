@@ -38,9 +38,9 @@ def total(tallies: dict[object, Tally]) -> Tally:
     return whole
 
 
-@pytest.mark.parametrize("load", [1.5, 3.0])
-def test_under_overload_capacity_is_used_and_every_floor_gets_its_share(load: float) -> None:
-    stage = Stage()
+@pytest.mark.parametrize(("load", "hop_ms", "others"), [(1.5, 2.0, 0), (3.0, 2.0, 0), (3.0, 8.0, 0), (3.0, 4.0, 1)])
+def test_under_overload_capacity_is_used_and_every_floor_gets_its_share(load: float, hop_ms: float, others: int) -> None:
+    stage = Stage(hop_ms=hop_ms, others=others)
     tallies = stage.run(arrivals(load))
     whole = total(tallies)
     assert stage.busy_ms >= 0.92 * SPAN_MS, "capacity went to waste"
@@ -56,7 +56,7 @@ def test_at_half_load_all_is_answered_and_spare_capacity_becomes_accuracy() -> N
     whole = total(tallies)
     assert whole.completed == whole.offered
     assert whole.accuracy_sum / whole.completed > 0.93
-    assert tallies[0.8].accuracy > 0.93, "the lowest floor has the most to gain"
+    assert tallies[0.8].accuracy > 0.925, "the lowest floor has the most to gain"
     assert stage.busy_ms > 0.75 * SPAN_MS
 
 

@@ -211,3 +211,21 @@ def test_what_more_urgent_work_has_made_impossible_is_refused_at_once() -> None:
     assert refused, "0 ms are left for those that wait"
     assert all("more urgent work" in answer.message for answer in refused)
     assert waiting == len(commands.sends) + len(refused) + policy.waiting
+
+
+def test_a_lane_that_is_too_slow_for_a_request_leaves_it_to_another() -> None:
+    policy = dispatcher()
+    policy.step(ev.PlanObserved(plan("w0", "w1")), START_MS)
+    slow = {name: (accuracy, 40.0) for name, (accuracy, _) in LADDER.items()}
+    for worker in (report("w0", slow), report("w1")):
+        policy.step(ev.TelemetryObserved(worker), START_MS)
+    first = policy.step(ev.Arrived(0, [request("first", floor=0.9338, timeout_ms=40)]), START_MS)
+    second = policy.step(ev.Arrived(0, [request("second", floor=0.9338, timeout_ms=40)]), START_MS)
+    assert [send.worker for send in (*first.sends, *second.sends)] == ["w1", "w1"], "w0 is idle, and would be late"
+
+
+def test_new_shares_hold_from_the_plan_on() -> None:
+    policy = dispatcher("w0")
+    policy.step(ev.PlanObserved(plan("w0", epoch=2, shares={"fashion": {"fashion/linear": 1.0}})), START_MS)
+    (send,) = policy.step(ev.Arrived(0, [request("a", floor=0.8)]), START_MS).sends
+    assert send.variant == "fashion/linear"
