@@ -77,9 +77,9 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve until stopped; raises what cannot be recovered from."""
         await self._log.create_topics(self._names.topics())
-        await self._writer.start()
-        await self._control.start(self._now_ms() - 2_500)
-        await self._shards.start()
+        await asyncio.gather(self._writer.start(), self._control.start(self._now_ms() - 2_500), self._shards.start())
+        # Not before the catalog is known: without it every request would be one for an unknown endpoint.
+        await self._shards.join()
         self._started = True
         logger.info("dispatcher started", name=self._name)
         try:
@@ -187,7 +187,9 @@ class Dispatcher:
         if commands.answers:
             self._answer(commands, now_ms)
         for letter in commands.dead_letters:
-            self._spawn(self._dead_letter(letter.entry, letter.reason))
+            # The record is taken now: an answer that comes meanwhile lets go of it.
+            record: Record = letter.entry.payload  # pyright: ignore[reportAssignmentType]
+            self._spawn(self._dead_letter(letter.entry, record, letter.reason))
         self._set_timer(now_ms)
 
     def _set_timer(self, now_ms: float) -> None:
@@ -244,8 +246,7 @@ class Dispatcher:
             else:
                 return
 
-    async def _dead_letter(self, entry: Entry, reason: str) -> None:
-        record: Record = entry.payload  # pyright: ignore[reportAssignmentType]
+    async def _dead_letter(self, entry: Entry, record: Record, reason: str) -> None:
         await self._write_dead_letter(record, reason)
         self._metrics.dead_letters.labels("attempts").inc()
         self._step(ev.DeadLettered(entry))

@@ -37,22 +37,28 @@ class KafkaLog:
         self._session_timeout_ms = session_timeout_ms
         self._writer_limits = writer_limits
         self._made: list[KafkaReader | KafkaWriter] = []
+        self._usable: set[str] = set()
+        """Topics that were found usable: a process asks once."""
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
         """See Log. Several processes may create the same topics at once."""
+        names = [topic.name for topic in topics]
+        if self._usable.issuperset(names):
+            return
         known = await self._topics.describe()
         missing = [topic for topic in topics if topic.name not in known]
         if missing:
             await self._topics.create(missing, self._replication)
-        elif all(known[topic.name].led == known[topic.name].partitions for topic in topics):
-            return
-        await self._wait_until_usable([topic.name for topic in topics])
+        if missing or any(known[name].led < known[name].partitions for name in names):
+            await self._wait_until_usable(names)
+        self._usable.update(names)
 
     async def delete_topics(self, topics: Sequence[str]) -> None:
         known = await self._topics.describe()
         doomed = [topic for topic in topics if topic in known]
         if not doomed:
             return
+        self._usable.difference_update(doomed)
         await self._topics.delete(doomed)
         give_up = time.monotonic() + READY_TIMEOUT
         while not known.keys().isdisjoint(doomed):

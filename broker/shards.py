@@ -30,9 +30,12 @@ class Shards:
         self._changing = asyncio.Lock()
 
     async def start(self) -> None:
-        """Join the group."""
+        """Connect."""
         await self._responses.start()
         await self._requests.start()
+
+    async def join(self) -> None:
+        """Join the group."""
         await self._requests.subscribe([self._names.requests], assigned=self._assigned, revoked=self._revoked)
 
     async def read_requests(self, timeout_ms: int, records_max: int) -> Records:

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 import click
@@ -27,10 +27,10 @@ COMMANDS = {
     "delete": "deploy.commands.catalog:delete",
     "send": "deploy.commands.requests:send",
     "poll": "deploy.commands.requests:poll",
-    "dispatcher": "deploy.commands.roles:dispatcher",
-    "worker": "deploy.commands.roles:worker",
-    "sink": "deploy.commands.roles:sink",
-    "scaler": "deploy.commands.roles:scaler",
+    "dispatcher": "deploy.commands.dispatcher:dispatcher",
+    "worker": "deploy.commands.worker:worker",
+    "sink": "deploy.commands.sink:sink",
+    "scaler": "deploy.commands.scaler:scaler",
     "profile": "deploy.commands.profile:profile",
     "bench": "deploy.commands.bench:bench",
     "deadletter": "deploy.commands.dead_letters:deadletter",
@@ -65,7 +65,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(metadata.version("headrace"), prog_name="headrace")
+@click.version_option(package_name="headrace", prog_name="headrace")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
 def headrace(ctx: click.Context, *, debug: bool) -> None:

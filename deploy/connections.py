@@ -1,4 +1,4 @@
-"""Opens the servers that a Connection names, and closes them again."""
+"""Opens the log that a Connection names, and closes it again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 
 from broker.kafka import KafkaLog
 from broker.log import Log
-from broker.redis_store import RedisStore
-from broker.store import Store
 from deploy.configuration import Connection
 
 
@@ -22,16 +20,14 @@ async def open_log(connection: Connection) -> AsyncGenerator[Log]:
         await log.close()
 
 
+@asynccontextmanager
+async def open_ready_log(connection: Connection) -> AsyncGenerator[Log]:
+    """The same, with every topic there."""
+    async with open_log(connection) as log:
+        await create_topics(log, connection)
+        yield log
+
+
 async def create_topics(log: Log, connection: Connection) -> None:
     """Make sure that every topic exists; those that do stay as they are. Raises LogUnavailable."""
     await log.create_topics(connection.names.topics(replication=connection.replication))
-
-
-@asynccontextmanager
-async def open_store(connection: Connection) -> AsyncGenerator[Store]:
-    """The Redis store. Raises ConfigurationError where no address is known."""
-    store = RedisStore(connection.need_redis(), connection.names, options=connection.redis_options)
-    try:
-        yield store
-    finally:
-        await store.close()

@@ -8,15 +8,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 
 import structlog
-from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import choose_encoder
 
 from broker.role import Role
 from deploy.configuration import split_address
+from deploy.plain_http import Answer, PlainServer
 
 BLOCKED_EXIT_CODE = 70
 BLOCKED_MS_MAX = 10_000.0
@@ -33,37 +34,29 @@ class HealthServer:
         self._role = role
         self._registry = registry
         self._host, self._port = split_address(address)
-        self._runner: web.AppRunner | None = None
+        self._server = PlainServer({"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz})
 
     async def start(self) -> str:
         """Listen; returns the address as HOST:PORT. Raises OSError where it is taken."""
-        application = web.Application()
-        application.router.add_get("/metrics", self._metrics)
-        application.router.add_get("/healthz", self._healthz)
-        application.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
-        host, port = self._runner.addresses[0][:2]
+        host, port = await self._server.start(self._host, self._port)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def close(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._server.close()
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return web.Response(body=encode(self._registry), headers={"content-type": content_type})
+    def _metrics(self, headers: Mapping[str, str]) -> Answer:
+        encode, content_type = choose_encoder(headers.get("accept", ""))
+        return Answer(encode(self._registry), content_type)
 
-    async def _healthz(self, _request: web.Request) -> web.Response:
+    def _healthz(self, _headers: Mapping[str, str]) -> Answer:
         return _answer(self._role.unhealthy())
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
+    def _readyz(self, _headers: Mapping[str, str]) -> Answer:
         return _answer(self._role.unready())
 
 
-def _answer(reason: str) -> web.Response:
-    return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+def _answer(reason: str) -> Answer:
+    return Answer(f"{reason or 'ok'}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK)
 
 
 def end_process(blocked_ms: float) -> None:

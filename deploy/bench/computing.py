@@ -22,6 +22,8 @@ HOP_MS = 20
 """A completed answer is in {p}.responses at most this much after its deadline: the wire's definition, for baselines too."""
 LEAD_S = 1.5
 """From the start of the offer until the system is in its stride: not counted in goodput."""
+LINGER_S = 0.005
+"""Of the clients."""
 WARM_UP_RPS, WARM_UP_S = 60.0, 1.0
 
 
@@ -83,7 +85,7 @@ async def fifo(harness: Harness) -> AsyncGenerator[tuple[Crew, Exchange]]:
 async def offer(opened: Exchange, crew: Crew, schedule: mix.Schedule, *, grace_s: float = 1.5) -> Played:
     """Play a schedule and judge what came back."""
     opened.answers.clear()
-    began_s = await opened.play(schedule.requests, crew.check, grace_s=grace_s)
+    began_s = await opened.play(schedule.requests, crew.check, grace_s=grace_s, linger_s=LINGER_S)
     await asyncio.sleep(0)
     return judge(schedule, opened.answers, began_s)
 

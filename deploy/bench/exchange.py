@@ -42,22 +42,28 @@ class Exchange:
         self.answers: dict[bytes, Answered] = {}
         self.sent_s: dict[bytes, float] = {}
 
-    async def play(self, requests: Sequence[Timed], check: Callable[[], None], *, grace_s: float = 2.0) -> float:
-        """Publish each request at its time, then wait until all are answered, at most `grace_s`. Returns when the playing began (Unix time)."""
+    async def play(self, requests: Sequence[Timed], check: Callable[[], None], *, grace_s: float = 2.0, linger_s: float = 0.0) -> float:
+        """Publish each request at its time, then wait until all are answered, at most `grace_s`. Returns when the playing began (Unix time).
+
+        With `linger_s` requests of so long a time go together, as clients that linger send them (librdkafka: 5 ms unless told otherwise).
+        """
         began_s = time.time() + 0.02
         pending: set[asyncio.Future[Ack]] = set()
-        at = 0
+        at = batches = 0
         while at < len(requests):
             due_s = time.time() - began_s
             if requests[at].at_s > due_s:
-                await asyncio.sleep(requests[at].at_s - due_s)
+                await asyncio.sleep(requests[at].at_s - due_s + linger_s)
                 continue
-            written = self._publish(requests[at].message, at % SHARDS)
+            end = at + 1
+            while end < len(requests) and requests[end].at_s <= due_s:
+                end += 1
+            written = self._publish([request.message for request in requests[at:end]], batches % SHARDS)
             pending.add(written)
             written.add_done_callback(pending.discard)
-            at += 1
+            at, batches = end, batches + 1
         check()
-        await self.until_answered(sum(1 for request in requests if request.message[0] is not None), grace_s)
+        await self.until_answered(len(requests), grace_s)
         await asyncio.gather(*pending)
         check()
         return began_s
@@ -68,9 +74,11 @@ class Exchange:
         while len(self.answers) < count and time.monotonic() < end_s:
             await asyncio.sleep(0.01)
 
-    def _publish(self, message: Message, shard: int) -> asyncio.Future[Ack]:
-        self.sent_s[message[0] or b""] = time.time()
-        return asyncio.ensure_future(self._writer.write(self._names.requests, shard, (message,)))
+    def _publish(self, messages: Sequence[Message], shard: int) -> asyncio.Future[Ack]:
+        now_s = time.time()
+        for key, _, _ in messages:
+            self.sent_s[key or b""] = now_s
+        return asyncio.ensure_future(self._writer.write(self._names.requests, shard, messages))
 
     async def collect(self) -> None:
         """For ever: the first answer of each key counts."""

@@ -16,9 +16,10 @@ from broker.store import State, Store
 from deploy.commands.command import Command, option
 from deploy.commands.output import Output, stdout_is_terminal
 from deploy.configuration import Connection
-from deploy.connections import open_log, open_store
+from deploy.connections import open_log
 from deploy.request_files import RequestBody, read_request
 from deploy.snapshots import CLIENT_ID, read_catalog
+from deploy.stores import open_store
 from deploy.suggestions import did_you_mean
 from schemas.catalog import Catalog
 from schemas.errors import BadRequest, HeadraceError, UnknownEndpoint

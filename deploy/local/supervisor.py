@@ -65,6 +65,7 @@ class Supervisor:
         self._stop_asked = asyncio.Event()
         self._state = STARTING
         self._progress = ""
+        self._written: tuple[StackProcess, ...] = ()
         self._failure: str | None = None
         self._defect: BaseException | None = None
         pid = os.getpid()
@@ -158,12 +159,14 @@ class Supervisor:
             self._failure = f"{child.spec.name} does not start (exit code {code}); the end of {child.log_file}:\n{log_tail(child.log_file)}"
 
     async def _watch(self) -> None:
-        """Once a second: bound the logs, and end with the owner."""
+        """Once a second: bound the logs, write down where restarted processes now serve their metrics, and end with the owner."""
         owner_pid = self._supervised.owner_pid
         owner_s = psutil.Process(owner_pid).create_time() if owner_pid is not None and psutil.pid_exists(owner_pid) else 0.0
         while True:
             for child in self._children:
                 await asyncio.to_thread(child.limit_log)
+            if self._written != self._running():
+                self._write()
             if owner_pid is not None and not is_alive(owner_pid, owner_s):
                 log.info("owner ended", owner_pid=owner_pid)
                 self.stop()
@@ -198,6 +201,7 @@ class Supervisor:
     def _write(self, *, state: str | None = None, progress: str | None = None, error: str = "") -> None:
         self._state = state or self._state
         self._progress = self._progress if progress is None else progress
+        self._written = self._running()
         supervised = self._supervised
         stack = Stack(
             kafka=supervised.kafka,
@@ -208,10 +212,13 @@ class Supervisor:
             progress=self._progress,
             error=error,
             supervisor=self._itself,
-            processes=tuple(self._describe(child, child.pid) for child in self._children if child.pid is not None),
+            processes=self._written,
             clean_argvs=tuple(child.spec.clean_argv for child in self._children if child.spec.clean_argv),
         )
         write_atomically(self._folder / STATE_FILE, stack)
+
+    def _running(self) -> tuple[StackProcess, ...]:
+        return tuple(self._describe(child, child.pid) for child in self._children if child.pid is not None)
 
     def _describe(self, child: Child, pid: int) -> StackProcess:
         try:

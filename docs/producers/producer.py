@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -36,17 +37,23 @@ def main(kafka: str, redis_url: str, prefix: str = "headrace") -> None:
         producer.poll(0)
     producer.flush()
     answers = collect(redis.Redis.from_url(redis_url), prefix, ids)
-    right = completed = 0
+    right = 0
+    accuracies: list[float] = []
+    others: Counter[str] = Counter()
     for request_id, label in zip(ids, labels, strict=True):
         answer = answers.get(request_id)
         if answer is None or answer["outcome"] != "completed":
-            print(request_id, "no answer" if answer is None else f"{answer['outcome']}: {answer['error']['code']}: {answer['error']['message']}")
+            others["no answer" if answer is None else f"{answer['outcome']}: {answer['error']['code']}"] += 1
             continue
         probabilities = np.frombuffer(answer["outputs"][0]["data"], "<f4")
-        completed += 1
         right += int(probabilities.argmax() == label)
-    accuracies = [answer["accuracy"] for answer in answers.values() if answer["outcome"] == "completed"]
-    print(f"{completed} of {len(ids)} completed, lowest accuracy {min(accuracies):.4f}, {right / completed:.3f} of the labels are right")
+        accuracies.append(answer["accuracy"])
+    if accuracies:
+        print(
+            f"{len(accuracies)} of {len(ids)} completed, lowest accuracy {min(accuracies):.4f}, {right / len(accuracies):.3f} of the labels are right"
+        )
+    for what, count in others.items():
+        print(f"{count} {what}")
 
 
 def collect(store: redis.Redis, prefix: str, ids: list[str]) -> dict[str, dict]:

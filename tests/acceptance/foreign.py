@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 import redis
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 BYTES_MAX = 32 << 20
 """Of what the client library itself lets pass; what Kafka takes is Kafka's to say."""
@@ -19,6 +19,18 @@ BYTES_MAX = 32 << 20
 def decoded(value: bytes) -> dict[str, Any]:
     """A terminal record: JSON begins with a brace, a msgpack map never does."""
     return json.loads(value) if value[:1] == b"{" else msgspec.msgpack.decode(value)
+
+
+def patiently(ask: Callable[[], Any]) -> Any:
+    """What Kafka says; while its servers come and go, it may have to be asked again."""
+    deadline_s = time.monotonic() + 30.0
+    while True:
+        try:
+            return ask()
+        except KafkaException:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.2)
 
 
 def image_tensor(images: np.ndarray, **fields: Any) -> dict[str, Any]:
@@ -78,8 +90,8 @@ class ForeignClient:
             name = f"{self.prefix}.{topic}"
             ends: dict[int, int] = {}
             starts: list[TopicPartition] = []
-            for number in consumer.list_topics(name, timeout=20).topics[name].partitions:
-                low, high = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=20)
+            for number in patiently(lambda: consumer.list_topics(name, timeout=20).topics[name].partitions):
+                low, high = patiently(lambda number=number: consumer.get_watermark_offsets(TopicPartition(name, number), timeout=20))
                 if low < high:
                     ends[number] = high
                     starts.append(TopicPartition(name, number, low))

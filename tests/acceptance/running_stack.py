@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,17 @@ class RunningStack:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+    def is_ready(self, process: str) -> bool:
+        """Whether it runs, and says that it can serve."""
+        address = self.processes().get(process, {}).get("http")
+        if address is None:
+            return False
+        try:
+            with urllib.request.urlopen(f"http://{address}/readyz", timeout=20) as answer:
+                return answer.status == HTTPStatus.OK
+        except OSError:  # not there, or not ready: which of them, the log tells
+            return False
 
     def log(self, name: str) -> list[dict[str, Any]]:
         """The structured lines of one process, of all its lives."""

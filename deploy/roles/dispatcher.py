@@ -1,0 +1,26 @@
+"""Builds a dispatcher from settings, and closes what it opened."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from broker.dispatcher import Dispatcher
+from broker.policy.settings import DispatcherSettings
+from broker.role import Role
+from deploy.configuration import Connection
+from deploy.connections import open_ready_log
+from deploy.run_role import OpenRole
+
+
+def dispatcher_role(connection: Connection, name: str) -> OpenRole:
+    """Opens a dispatcher."""
+
+    @asynccontextmanager
+    async def opened(registry: CollectorRegistry) -> AsyncGenerator[Role]:
+        async with open_ready_log(connection) as log:
+            yield Dispatcher(log, connection.names, name=name, settings=DispatcherSettings(), registry=registry)
+
+    return opened
