@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -208,11 +209,15 @@ class Dispatcher:
 
     def _send(self, commands: Commands) -> None:
         epoch = self._policy.fleet.plan.epoch
+        variants: Counter[tuple[str, str]] = Counter()
         batches: dict[tuple[str, int], tuple[list[Message], list[Entry]]] = {}
         for send in commands.sends:
             messages, entries = batches.setdefault((send.accelerator, send.lane), ([], []))
             messages.append(work_message(send, epoch))
             entries.append(send.entry)
+            variants[send.accelerator, send.variant] += 1
+        for labels, count in variants.items():
+            self._metrics.sent.labels(*labels).inc(count)
         for (accelerator, lane), (messages, entries) in batches.items():
             self._spawn(self._sent(self._writer.write(self._names.work(accelerator), lane, messages), entries))
 

@@ -76,7 +76,7 @@ class KafkaLog:
         self._made.append(writer)
         return writer
 
-    def reader(self, client_id: str, *, group: str | None = None, instance_id: str | None = None, fetch_wait_ms: int = 10) -> KafkaReader:
+    def reader(self, client_id: str, *, group: str | None = None, instance_id: str | None = None, fetch_wait_ms: int = 100) -> KafkaReader:
         membership = Membership(group, instance_id, self._session_timeout_ms) if group is not None else None
         reader = KafkaReader(self._connection, client_id, fetch_wait_ms=fetch_wait_ms, membership=membership)
         self._made.append(reader)

@@ -47,8 +47,8 @@ class PositionLost(Exception):
         self.positions = positions
 
 
-IDLE_AFTER_SECONDS = 0.5
-IDLE_FETCH_WAIT_MS = 50
+DRAIN_SECONDS = 5.0
+"""A fetch waits for the caller to take what is here, so that it never leaves a partition out: a long poll would keep that partition back."""
 Rebalanced = Callable[[Sequence[TopicPartition]], Awaitable[None]]
 
 
@@ -87,14 +87,13 @@ class Consumer:
                 "partition_assignment_strategy": (RangePartitionAssignor,),
             }
         self._consumer = AIOKafkaConsumer(**arguments, enable_auto_commit=False, auto_offset_reset="none", fetch_max_wait_ms=fetch_wait_ms)
-        self._fetch_wait_ms = fetch_wait_ms
-        self._found_at = 0.0
 
     async def start(self) -> None:
         """Raises LogUnavailable; nothing is left open then."""
         try:
             async with bounded("the consumer cannot start", 2 * self._timeout_ms):
                 await self._consumer.start()
+            self._consumer._fetcher._prefetch_backoff = DRAIN_SECONDS
         except BaseException:
             await self.close()
             raise
@@ -142,17 +141,7 @@ class Consumer:
             raise PositionLost({TopicPartition(*error.args[0]): None}) from error
         except (*UNAVAILABLE, ConsumerStoppedError) as error:
             raise LogUnavailable(f"cannot read: {error!r}") from error
-        self._pace(bool(found))
         return cast("Mapping[TopicPartition, Sequence[Record]]", found)
-
-    def _pace(self, found: bool) -> None:  # noqa: FBT001 - what was seen, not a mode
-        """A long poll keeps back a partition that was being drained when it began, so it is short while records come; it costs the broker
-        a request each time, so it is longer while nothing does."""
-        now = time.monotonic()
-        if found:
-            self._found_at = now
-        idle = now - self._found_at > IDLE_AFTER_SECONDS
-        self._consumer._fetcher._fetch_max_wait_ms = max(self._fetch_wait_ms, IDLE_FETCH_WAIT_MS) if idle else self._fetch_wait_ms
 
     def silent_ms(self, since_ms: float) -> float:
         """How long no broker has answered a fetch, at most since `since_ms` (Unix); infinite where the fetching has ended with a defect."""
@@ -175,11 +164,20 @@ class Consumer:
 
     async def _offsets(self, what: str, ask: Callable[..., Awaitable[Any]], partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         async with bounded(f"{what} of {', '.join(sorted({p.topic for p in partitions}))}", 2 * self._timeout_ms):
+            await self._learn(partitions)
             found = await ask([KafkaPartition(*partition) for partition in partitions])
         return {TopicPartition(*partition): offset for partition, offset in found.items()}
 
+    async def _learn(self, partitions: Sequence[TopicPartition]) -> None:
+        """Look up who leads these: asked about a topic that it has not heard of, aiokafka would wait out a back-off first, for each of them."""
+        client = self._consumer._client
+        unknown = {p.topic for p in partitions if client.cluster.leader_for_partition(KafkaPartition(*p)) is None}
+        if unknown:
+            await asyncio.gather(*[client.add_topic(topic) for topic in unknown])
+
     async def offset_at(self, partition: TopicPartition, timestamp_ms: int) -> int | None:
         async with bounded(f"offset of {partition} at {timestamp_ms}", 2 * self._timeout_ms):
+            await self._learn([partition])
             found = await self._consumer.offsets_for_times({KafkaPartition(*partition): timestamp_ms})
         return next((at.offset for at in found.values() if at is not None), None)
 

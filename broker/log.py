@@ -131,7 +131,7 @@ class Log(Protocol):
 
     def writer(self, client_id: str) -> Writer: ...
 
-    def reader(self, client_id: str, *, group: str | None = None, instance_id: str | None = None, fetch_wait_ms: int = 10) -> Reader:
+    def reader(self, client_id: str, *, group: str | None = None, instance_id: str | None = None, fetch_wait_ms: int = 100) -> Reader:
         """`instance_id` makes the membership static: a restart within the session time-out keeps its partitions."""
         ...
 

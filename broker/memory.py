@@ -46,7 +46,7 @@ class MemoryLog:
         self._made.append(writer)
         return writer
 
-    def reader(self, client_id: str, *, group: str | None = None, instance_id: str | None = None, fetch_wait_ms: int = 10) -> MemoryReader:
+    def reader(self, client_id: str, *, group: str | None = None, instance_id: str | None = None, fetch_wait_ms: int = 100) -> MemoryReader:
         joined = None
         if group is not None:
             joined = self._groups.setdefault(group, MemoryGroup(self.count, self._session_timeout_ms))

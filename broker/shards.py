@@ -94,18 +94,21 @@ class Shards:
                 self._step(ShardRevoked(shard))
             positions = {self._responses_of(shard): await self._responses.position(self._responses_of(shard)) for shard in self._owned}
             ends = await self._responses.end_offsets([self._responses_of(shard) for shard in new])
-            for shard in new:
-                watermark, since_ms = await self._restored(shard)
+            # Side by side: each question waits for the long poll that is under way, and the next poll would be under way for the next question.
+            for shard, watermark, at_offset in await asyncio.gather(*(self._restored(shard) for shard in sorted(new))):
                 at = self._responses_of(shard)
-                positions[at] = await self._responses.offset_at(at, since_ms)
+                positions[at] = at_offset
                 self._recovering[shard] = ends[at]
                 self._owned.add(shard)
                 self._step(ShardAssigned(shard, watermark))
             await self._responses.assign(positions)
         logger.info("shards assigned", owned=sorted(self._owned), new=sorted(new), lost=sorted(lost))
 
-    async def _restored(self, shard: int) -> tuple[Watermark, int]:
+    async def _restored(self, shard: int) -> tuple[int, Watermark, int]:
+        """(shard, its watermark, the offset from which its terminal records are read again)."""
         committed = await self._requests.committed(self._requests_of(shard))
         if committed is None:
-            return Watermark(await self._requests.offset_at(self._requests_of(shard), 0)), 0
-        return restore(committed.offset, committed.metadata)
+            watermark, since_ms = Watermark(await self._requests.offset_at(self._requests_of(shard), 0)), 0
+        else:
+            watermark, since_ms = restore(committed.offset, committed.metadata)
+        return shard, watermark, await self._responses.offset_at(self._responses_of(shard), since_ms)

@@ -23,7 +23,7 @@ from workers.onnx_files import read_variant
 
 KINDS = ("task", "endpoint")
 TASK_KEYS = ("kind", "name", "variants")
-VARIANT_KEYS = ("name", "file", "sha256", "accuracy", "accelerators", "inputs", "outputs", "batch_size_max", "backend")
+VARIANT_KEYS = ("name", "file", "sha256", "accuracy", "accelerators", "inputs", "outputs", "batch_size_max")
 TENSOR_KEYS = ("name", "datatype", "shape")
 ENDPOINT_KEYS = ("kind", "name", "task", "defaults", "quotas")
 DEFAULTS_KEYS = ("min_accuracy", "timeout_ms", "priority")
@@ -133,7 +133,6 @@ class _Loader:
         model = self._model(fields)
         accelerators = self._accelerators(fields)
         batch_size_max = fields.integer("batch_size_max", 1, self.limits.rows_max)
-        backend = self._name(fields, "backend", required=False)
         inputs, outputs = self._tensors(fields, "inputs"), self._tensors(fields, "outputs")
         if name is None or accuracy is None or model is None:
             return None
@@ -147,7 +146,6 @@ class _Loader:
             inputs=inputs,
             outputs=outputs,
             batch_size_max=batch_size_max or BATCH_SIZE_MAX,
-            backend=backend,
         )
         try:
             # What the file leaves out (inputs, outputs) comes from the model; what it says must fit it.

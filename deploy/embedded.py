@@ -85,8 +85,8 @@ class Embedded(Client):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Let what runs finish, and end everything. Raises what a part had ended with."""
-        await super().__aexit__(kind, error, trace)
         await self._stop()
+        await super().__aexit__(kind, error, trace)
         for task in self._tasks:
             if not task.cancelled() and (problem := task.exception()) is not None and error is None:
                 raise problem

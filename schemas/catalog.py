@@ -29,8 +29,6 @@ class VariantSpec(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     batch_size_max: int = 32
-    backend: str | None = None
-    """Name of a backend plug-in; None takes the accelerator class's own."""
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):

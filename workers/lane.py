@@ -38,7 +38,7 @@ class Lanes:
         """`on_orders(records, arriving)`: `arriving` says that more are there to be read at once."""
         self._topic = names.work(settings.accelerator)
         self._settings = settings
-        self._reader = log.reader(f"{settings.name}-lane", group=names.workers_group(settings.accelerator), fetch_wait_ms=10)
+        self._reader = log.reader(f"{settings.name}-lane", group=names.workers_group(settings.accelerator))
         self._on_orders, self._on_assigned = on_orders, on_assigned
         self._progress: dict[int, LaneProgress] = {}
         self._committed: dict[int, int] = {}

@@ -36,7 +36,7 @@ class ProfileStore:
         """The stored profile under this variant's key; None where there is none that this version can use (it is then measured again)."""
         try:
             profile = _decode(self._file(sha256, device, threads, host).read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        except (FileNotFoundError, PermissionError, msgspec.DecodeError, UnicodeDecodeError):
             return None
         if profile.version > PROFILE_VERSION or not profile.batches:
             return None
@@ -52,6 +52,8 @@ class ProfileStore:
         try:
             with os.fdopen(descriptor, "wb") as handle:
                 handle.write(encode_profile(profile))
+                # Workers under another account of this host may use it, too.
+                os.fchmod(handle.fileno(), 0o644)
             Path(name).replace(target)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

@@ -17,7 +17,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Processor threads that it offers; the plan's binding says how many it uses."""
     hop_ms: float = 8.0
     """Room that a batch leaves before the deadline for decoding, and for the way to {p}.responses."""
-    hold_ms: float = 40.0
+    hold_ms: float = 100.0
     """Computing time that it is willing to hold in its queue (or two efficient batches, where that is more)."""
     hold_rows_max: int = 256
     telemetry_interval_ms: int = 1_000

@@ -63,6 +63,8 @@ class Worker:
         self._error: BaseException | None = None
         self._wake = asyncio.Event()
         self._stopping = False
+        self._settled = False
+        """The first plan's variants have all been loaded, or failed: from then on a rebind does not make it unready."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._host = host_name()
         self._answered = {outcome: self._metrics.answers.labels(outcome) for outcome in OUTCOMES}
@@ -92,12 +94,17 @@ class Worker:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def unready(self) -> str:
-        if self._state == "ready":
+        if self._settled and self._state == "ready":
             return ""
         if self._stopping or self._serving is None:
             return "the worker stops" if self._stopping else "the worker starts"
         if self._lanes.lane is None:
             return f"no plan binds worker {self._settings.name} to a lane"
+        hosting = self._serving.hosting
+        if not hosting.visible() and hosting.settled:
+            return ""  # the plan gives it nothing to host: it has nothing to wait for
+        if not self._settled and not hosting.settled:
+            return "variants are being loaded"
         failed = [f"{variant}: {shown.reason}" for variant, shown in self._serving.hosting.visible().items() if shown.state == FAILED]
         return "no variant is ready" + (f" ({'; '.join(failed)})" if failed else "")
 
@@ -115,6 +122,7 @@ class Worker:
             ready = self._lanes.lane is not None and any(hosted.state == READY for hosted in serving.hosting.visible().values())
             self._state = "ready" if ready else "starting"
         states = tuple((variant, hosted.state, hosted.reason) for variant, hosted in serving.hosting.visible().items())
+        self._settled |= serving.hosting.settled
         now = (self._state, self._lanes.lane, serving.hosting.epoch, states)
         if now != self._reported:
             self._reported = now

@@ -165,7 +165,7 @@ class DispatcherPolicy:
 
     def _admit(self, entry: Entry, now_ms: float) -> tuple[str, str] | None:
         endpoint = self.fleet.catalog.endpoints[entry.endpoint]
-        if endpoint.quotas and not self._quotas.take(entry.endpoint, entry.tenant, endpoint.quotas, now_ms):
+        if endpoint.quotas and not self._quotas.take(entry.endpoint, entry.tenant, endpoint.quotas, now_ms, self.fleet.share):
             return "quota", f"tenant {entry.tenant!r} is over its quota for endpoint {entry.endpoint!r}"
         if entry.deadline_ms <= now_ms:
             return "infeasible_deadline", f"the deadline passed {now_ms - entry.deadline_ms:.0f} ms before the request was read"

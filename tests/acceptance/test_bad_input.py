@@ -242,7 +242,7 @@ def test_kafka_refuses_a_body_of_10_mb(client: ForeignClient) -> None:
 
 
 def test_the_same_id_again_changes_nothing(client: ForeignClient, shared_stack: RunningStack) -> None:
-    before = shared_stack.metric("dispatcher-1", "headrace_duplicate_requests")
+    before = shared_stack.metric("dispatcher-1", "headrace_duplicate_requests_total")
     for _ in range(10):
         client.publish("at-once", body())
     for partition in range(8):
@@ -254,7 +254,7 @@ def test_the_same_id_again_changes_nothing(client: ForeignClient, shared_stack: 
     client.publish("after-them", body())
     client.flush()
     client.until_stored(["after-them"], within_s=WITHIN_S)
-    until(lambda: shared_stack.metric("dispatcher-1", "headrace_duplicate_requests") == before + 9 + 7 + 2, "18 duplicates", within_s=WITHIN_S)
+    until(lambda: shared_stack.metric("dispatcher-1", "headrace_duplicate_requests_total") == before + 9 + 7 + 2, "18 duplicates", within_s=WITHIN_S)
     assert [outcome(answer or {"outcome": None}) for answer in first.values()] == [("completed", "")] * 2
     assert client.stored(first) == first
     answers = client.answers()

@@ -193,7 +193,6 @@ TASK = TaskSpec(
             inputs=(TensorSpec("image", "UINT8", (-1, 1, 28, 28)),),
             outputs=(TensorSpec("label", "INT64", (-1,)),),
             batch_size_max=16,
-            backend="onnxruntime-cpu",
         ),
     ),
 )

@@ -98,6 +98,12 @@ class HostedVariants:
                     return hosted
         return None
 
+    @property
+    def settled(self) -> bool:
+        """Each wanted variant is ready or has failed; true where nothing is wanted."""
+        shown = self.visible()
+        return self.epoch >= 0 and all(variant in shown and shown[variant].state in (READY, FAILED) for variant in self._wanted)
+
     def visible(self) -> dict[str, Hosted]:
         """One entry for each variant, as telemetry shows it; a wanted variant that the catalog lacks is failed."""
         ranked = sorted(self._hosted, key=lambda hosted: _PREFERENCE.index(hosted.state), reverse=True)
