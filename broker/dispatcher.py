@@ -67,6 +67,7 @@ class Dispatcher:
         self._incarnation = int(now_ms())
         self._stopping = asyncio.Event()
         self._draining = False
+        self._log_away = False
         self._started = False
         self._progress_s = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -225,9 +226,11 @@ class Dispatcher:
         try:
             await written
         except LogUnavailable as error:
-            logger.warning("orders were not acknowledged", orders=len(entries), error=str(error))
             self._metrics.retried.inc(len(entries))
+            self._unacknowledged(error)
             self._step(ev.SendsFailed(entries))
+        else:
+            self._acknowledged()
 
     def _answer(self, commands: Commands, now_ms: float) -> None:
         epoch = self._policy.fleet.plan.epoch
@@ -246,10 +249,22 @@ class Dispatcher:
             try:
                 await self._writer.write(topic, partition, messages)
             except LogUnavailable as error:
-                logger.warning("records were not acknowledged, writing them again", topic=topic, records=len(messages), error=str(error))
+                self._unacknowledged(error)
                 await asyncio.sleep(RETRY_S)
             else:
+                self._acknowledged()
                 return
+
+    def _unacknowledged(self, error: LogUnavailable) -> None:
+        """Said once an outage: each of what may be thousands of writes would say it."""
+        if not self._log_away:
+            self._log_away = True
+            logger.warning("the log does not acknowledge, what was written is written again", error=str(error))
+
+    def _acknowledged(self) -> None:
+        if self._log_away:
+            self._log_away = False
+            logger.info("the log acknowledges again")
 
     async def _dead_letter(self, entry: Entry, record: Record, reason: str) -> None:
         await self._write_dead_letter(record, reason)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
@@ -25,6 +27,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.helpers import create_ssl_context
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from broker.log import Message
@@ -46,13 +49,33 @@ class Connection(msgspec.Struct, frozen=True):
     request_timeout_ms: int = 4_000
 
     def arguments(self, client_id: str) -> dict[str, Any]:
+        """Raises ConfigurationError for an option that aiokafka's client does not have, and where the TLS files cannot be used."""
+        known = {*inspect.signature(AIOKafkaClient.__init__).parameters, *TLS_FILES} - {"self", "loop"}
+        unknown = sorted(self.options.keys() - known)
+        if unknown:
+            raise ConfigurationError(f"kafka_options: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return {
             "metadata_max_age_ms": REFRESH_METADATA_MS,
-            **self.options,
+            **_with_tls(self.options),
             "bootstrap_servers": self.bootstrap,
             "client_id": client_id,
             "request_timeout_ms": self.request_timeout_ms,
         }
+
+
+TLS_FILES = {"ssl_cafile": "cafile", "ssl_capath": "capath", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile", "ssl_password": "password"}
+"""Options that a file can state, under their usual names, for the SSL context that aiokafka wants."""
+
+
+def _with_tls(options: Mapping[str, object]) -> dict[str, object]:
+    plain = {name: value for name, value in options.items() if name not in TLS_FILES}
+    if "SSL" in str(options.get("security_protocol", "")) and "ssl_context" not in options:
+        files: dict[str, Any] = {TLS_FILES[name]: value for name, value in options.items() if name in TLS_FILES}
+        try:
+            plain["ssl_context"] = create_ssl_context(**files)
+        except OSError as error:  # ssl.SSLError is one, too
+            raise ConfigurationError(f"kafka_options: the TLS files {sorted(map(str, files.values()))} cannot be used: {error}") from None
+    return plain
 
 
 @asynccontextmanager

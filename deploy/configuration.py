@@ -15,12 +15,15 @@ import msgspec
 
 from deploy.suggestions import did_you_mean
 from schemas.errors import ConfigurationError
+from schemas.limits import Limits
 from schemas.names import NAME, Names
 
 ENVIRONMENT_PREFIX = "HEADRACE_"
 FILE_BYTES_MAX = 1 << 20
 CLIENT_TABLES = ("kafka_options", "redis_options")
 """TOML tables that go to the client libraries as they are (TLS, SASL, time-outs)."""
+LIMITS_TABLE = "limits"
+"""TOML table that changes bounds of schemas/limits.py, for every role that reads it."""
 PREFIX_CHARACTERS_MAX = 64
 """Topic names have at most 249 characters, and a prefix is only their beginning."""
 READY_WHEN = ("serving", "running")
@@ -42,6 +45,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """Copies of each topic that has to be created; what exists stays as it is."""
     kafka_options: dict[str, Any] = {}
     redis_options: dict[str, Any] = {}
+    limits: Limits = Limits()
 
     @property
     def names(self) -> Names:
@@ -84,7 +88,8 @@ class ConfigurationFile(msgspec.Struct, frozen=True):
     """A TOML file as one command sees it: option values (its own table wins over the top level) and client options."""
 
     options: dict[str, Any]
-    client_options: dict[str, dict[str, Any]]
+    client_options: dict[str, Any]
+    """Client options and limits, by table."""
 
 
 def environment_variable(option: str) -> str:
@@ -102,15 +107,15 @@ def read_configuration(path: Path, *, command: str, options: Iterable[str], shar
     shared, commands, options = set(shared), set(commands), set(options)
     wrong: list[str] = []
     values: dict[str, Any] = {}
-    client_options: dict[str, dict[str, Any]] = {}
+    client_options: dict[str, Any] = {}
     for key, value in document.items():
         name = key.replace("-", "_")
         if isinstance(value, dict):
             table = cast("dict[str, Any]", value)
-            if name in CLIENT_TABLES:
-                client_options[name] = table
+            if name in (*CLIENT_TABLES, LIMITS_TABLE):
+                client_options[name] = _read_limits(path, table) if name == LIMITS_TABLE else table
             elif key not in commands:
-                wrong.append(f"unknown table [{key}]{did_you_mean(key, {*commands, *CLIENT_TABLES})}")
+                wrong.append(f"unknown table [{key}]{did_you_mean(key, {*commands, *CLIENT_TABLES, LIMITS_TABLE})}")
         elif name in shared:
             values[name] = value
         else:
@@ -126,6 +131,22 @@ def read_configuration(path: Path, *, command: str, options: Iterable[str], shar
     if wrong:
         raise ConfigurationError("\n".join(f"{path}: {what}" for what in wrong))
     return ConfigurationFile({name: value for name, value in values.items() if name in options}, client_options)
+
+
+def _read_limits(path: Path, table: dict[str, Any]) -> Limits:
+    known = Limits.__struct_fields__
+    for name in table:
+        if name not in known:
+            raise ConfigurationError(f"{path}: unknown key {name!r} in [{LIMITS_TABLE}]{did_you_mean(name, known)}")
+    for name, value in table.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigurationError(f"{path}: {name} in [{LIMITS_TABLE}] is a whole number from 1, not {value!r}")
+    limits = Limits(**table)
+    if limits.response_ttl_ms < limits.response_ttl_ms_min:
+        raise ConfigurationError(
+            f"{path}: response_ttl_ms in [{LIMITS_TABLE}] is at least {limits.response_ttl_ms_min}: answers must be there to be polled"
+        )
+    return limits
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -30,6 +30,8 @@ EXPECTED = (
     "Heartbeat send request failed",
     "FindCoordinator Request failed",
     "Cannot send ",
+    "NodeNotReadyError",
+    "RequestTimedOutError",
     "Could not send ",
 )
 

@@ -22,7 +22,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     rows_max: int = 1024
     """Rows (first axis) of one request."""
     headers_max: int = 64
-    json_depth_max: int = 32
+    headers_bytes_max: int = 64 << 10
+    """Names and values of a request's headers together: some travel on to the worker."""
     timeout_ms_max: int = 24 * 3600 * 1000
     """A deadline further away than this is a bad request."""
     priority_max: int = 9

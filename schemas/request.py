@@ -104,6 +104,9 @@ def read_routing(value: bytes | None, headers: Headers, limits: Limits) -> Routi
     else:
         if len(headers) > limits.headers_max:
             raise BadRequest(f"{len(headers)} headers, the limit is {limits.headers_max}")
+        size = sum(len(name) + len(header or b"") for name, header in headers)
+        if size > limits.headers_bytes_max:
+            raise BadRequest(f"the headers have {size} bytes, the limit is {limits.headers_bytes_max}")
         content_type = content_type_of(headers)
         stated = _from_headers(headers)
         routed = "endpoint" in stated and "min_accuracy" in stated and ("deadline_ms" in stated or "timeout_ms" in stated)

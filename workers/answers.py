@@ -75,6 +75,8 @@ class Answers:
         self._writer, self._topic, self._settings, self._now_ms = writer, names.responses, settings, now_ms
         self._on_delivered, self._on_lost = on_delivered, on_lost
         self._tasks: set[asyncio.Task[None]] = set()
+        self._away = False
+        """The log has failed to take answers, and has taken none since."""
         self.undelivered = 0
         """Answers that the log has not acknowledged."""
 
@@ -177,6 +179,9 @@ class Answers:
         task.add_done_callback(self._retried)
 
     def _delivered(self, answers: Sequence[Answer]) -> None:
+        if self._away:
+            self._away = False
+            logger.info("the log takes answers again", answers=self.undelivered)
         self.undelivered -= len(answers)
         for answer in answers:
             self._on_delivered(answer.queued, answer.terminal.outcome)
@@ -198,7 +203,9 @@ class Answers:
                 raise error
             if self._now_ms() > give_up_ms:
                 raise LogUnavailable(f"{len(answers)} answers could not be written for {self._settings.delivery_ms_max:.0f} ms: {error}")
-            logger.warning("answers wait for the log", answers=len(answers), shard=shard, error=str(error))
+            if not self._away:  # once an outage: each of what may be thousands of answers would say it
+                self._away = True
+                logger.warning("answers wait for the log", answers=self.undelivered, shard=shard, error=str(error))
             await asyncio.sleep(delay_ms / 1e3)
             delay_ms = min(2 * delay_ms, BACK_OFF_MS_MAX)
             self._expire(answers)

@@ -12,8 +12,10 @@ from deploy.bench.exchange import Exchange, Timed, exchange
 from deploy.bench.harness import BenchmarkFailed, Crew, Harness
 from deploy.bench.null_backend import NullBackendSettings
 from deploy.bench.prefilled import json_body, publish_control
+from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 
 RATE_RPS = 200.0
+COUNT = 1_500
 TIMEOUT_MS = 10_000
 WARM_UP = 200
 WORKER = "null-0"
@@ -40,7 +42,9 @@ async def measure(opened: Exchange, crew: Crew, count: int) -> Latency:
     await opened.play(requests, crew.check)
     await opened.until_answered(before + count, 5.0)
     waits_ms = [
-        (answer.seen_s - opened.sent_s[key]) * 1000 for request in requests if (answer := opened.answers.get(key := request.message[0] or b"")) is not None
+        (answer.seen_s - opened.sent_s[key]) * 1000
+        for request in requests
+        if (answer := opened.answers.get(key := request.message[0] or b"")) is not None
     ]
     if len(waits_ms) < count:
         raise BenchmarkFailed(f"only {len(waits_ms)} of {count} requests were answered")
@@ -72,3 +76,23 @@ async def ours(harness: Harness, count: int) -> Latency:
         await crew.role("dispatcher", "dispatcher")
         async with exchange(harness.log, names) as opened:
             return await measure(opened, crew, count)
+
+
+class AddedLatency:
+    """The row."""
+
+    name = "added-latency"
+    title = f"requests -> work -> responses with a null backend, {RATE_RPS:g} requests/s"
+    once = False
+    figures = (
+        Figure(key="p50", what="p50", unit="ms", limit=1.5, baseline="two bare aiokafka relays over the same topics"),
+        Figure(key="p99", what="p99", unit="ms", limit=1.5, baseline="two bare aiokafka relays over the same topics"),
+    )
+
+    async def measure(self, harness: Harness, scale: Scale, run: int, say: Say) -> Measured:
+        count = scale.count(COUNT)
+        say(f"two relays, {count} requests")
+        relays = await bare(harness, count)
+        say(f"dispatcher and worker, {count} requests")
+        found = await ours(harness, count)
+        return Measured({"p50": Sample(found.p50_ms, relays.p50_ms), "p99": Sample(found.p99_ms, relays.p99_ms)}, {"requests": count})

@@ -63,9 +63,7 @@ def _producer(kafka: str) -> Any:
 
 
 def _consumer(kafka: str, *topics: str) -> Any:
-    return AIOKafkaConsumer(
-        *topics, bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
-    )
+    return AIOKafkaConsumer(*topics, bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS)
 
 
 async def _assigned(kafka: str, topic: str, shards: int) -> Any:

@@ -13,8 +13,10 @@ from deploy.bench.baselines import NullWorker as BareWorker
 from deploy.bench.harness import Crew, Harness
 from deploy.bench.null_worker import NullWorkerSettings
 from deploy.bench.prefilled import VARIANT_KEY, fill, json_body, publish_control, until_written
+from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 from schemas.names import SHARDS
 
+COUNT = 50_000
 TIMEOUT_MS = 600_000
 RUN_S_MAX = 60.0
 SAMPLE_S = 0.005
@@ -52,9 +54,7 @@ async def bare(harness: Harness, count: int) -> float:
     async with harness.crew() as crew:
         names = crew.names
         await fill(harness.log, names.requests, (json_body(TIMEOUT_MS) for _ in range(count)))
-        peer = BareWorker(
-            kafka=harness.kafka, work=names.work("cpu"), responses=names.responses, shards=SHARDS, ready=crew.path("bare-worker.ready")
-        )
+        peer = BareWorker(kafka=harness.kafka, work=names.work("cpu"), responses=names.responses, shards=SHARDS, ready=crew.path("bare-worker.ready"))
         await crew.program("deploy.bench.baselines", "bare-worker", peer)
         measured = DispatcherIo(
             kafka=harness.kafka,
@@ -77,9 +77,7 @@ async def ours(harness: Harness, count: int) -> float:
         names = crew.names
         await publish_control(harness.log, names, lanes=SHARDS)
         await fill(harness.log, names.requests, (json_body(TIMEOUT_MS) for _ in range(count)))
-        worker = NullWorkerSettings(
-            kafka=harness.kafka, prefix=names.prefix, variant=VARIANT_KEY, lanes=SHARDS, ready=crew.path("null-worker.ready")
-        )
+        worker = NullWorkerSettings(kafka=harness.kafka, prefix=names.prefix, variant=VARIANT_KEY, lanes=SHARDS, ready=crew.path("null-worker.ready"))
         await crew.program("deploy.bench.null_worker", "null-worker", worker)
         return await _measured(harness, crew, count)
 
@@ -109,3 +107,19 @@ async def _first_s(reader: Reader, partitions: list[TopicPartition]) -> float:
         records = (await reader.read(timeout_ms=5_000, records_max=1)).get(partition, ())
         first_s.extend(record.timestamp / 1000 for record in records)
     return min(first_s)
+
+
+class DispatcherCpu:
+    """The row."""
+
+    name = "dispatcher-cpu"
+    title = "dispatcher CPU per request: 1 kB JSON bodies, 8 shards, requests pre-filled"
+    once = False
+    figures = (Figure(key="cpu", what="CPU per request", unit="us", limit=2.0, baseline="bare aiokafka, same records in and out"),)
+
+    async def measure(self, harness: Harness, scale: Scale, run: int, say: Say) -> Measured:
+        count = scale.count(COUNT)
+        say(f"bare process, {count} requests")
+        baseline_us = await bare(harness, count)
+        say(f"dispatcher, {count} requests")
+        return Measured({"cpu": Sample(await ours(harness, count), baseline_us)}, {"requests": count})

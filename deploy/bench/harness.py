@@ -89,6 +89,10 @@ class Crew:
         argv = (*PROGRAM, module, msgspec.json.encode(settings).decode())
         return await self._start(ProcessSpec(role="bench", name=name, argv=argv, ready=f"file:{ready}" if ready else ""), cores)
 
+    def pids(self) -> dict[str, int]:
+        """Of every process that runs, by name."""
+        return {child.spec.name: child.pid for child, _ in self._children if child.pid is not None}
+
     def path(self, name: str) -> str:
         """A file in the crew's own folder."""
         return str(self._folder / name)
@@ -233,7 +237,9 @@ class Harness:
         command = await asyncio.to_thread(prepare_kafka, installation, self._folder / "kafka", (broker, controller), jvm_options=STEADY_JVM)
         address = f"{LOOPBACK}:{broker}"
         self._say(f"starting Kafka ({installation.source}) at {address}")
-        child = Child(ProcessSpec(role="kafka", name="kafka", argv=command.argv, ready=f"kafka:{address}", clean_argv=command.clean_argv), self._folder)
+        child = Child(
+            ProcessSpec(role="kafka", name="kafka", argv=command.argv, ready=f"kafka:{address}", clean_argv=command.clean_argv), self._folder
+        )
         await child.start()
         ended = asyncio.create_task(child.wait())
         self._kafka = (child, ended)

@@ -21,6 +21,6 @@ def dispatcher_role(connection: Connection, name: str) -> OpenRole:
     @asynccontextmanager
     async def opened(registry: CollectorRegistry) -> AsyncGenerator[Role]:
         async with open_ready_log(connection) as log:
-            yield Dispatcher(log, connection.names, name=name, settings=DispatcherSettings(), registry=registry)
+            yield Dispatcher(log, connection.names, name=name, settings=DispatcherSettings(), limits=connection.limits, registry=registry)
 
     return opened

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry
 
 from broker.role import Role
-from broker.sink import Sink
+from broker.sink import Sink, SinkSettings
 from deploy.configuration import Connection
 from deploy.connections import open_ready_log
 from deploy.run_role import OpenRole
@@ -21,6 +21,7 @@ def sink_role(connection: Connection, name: str) -> OpenRole:
     @asynccontextmanager
     async def opened(registry: CollectorRegistry) -> AsyncGenerator[Role]:
         async with open_store(connection) as store, open_ready_log(connection) as log:
-            yield Sink(log, store, connection.names, instance_id=name, registry=registry)
+            settings = SinkSettings(response_ttl_ms=connection.limits.response_ttl_ms, limits=connection.limits)
+            yield Sink(log, store, connection.names, instance_id=name, settings=settings, registry=registry)
 
     return opened

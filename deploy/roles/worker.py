@@ -44,7 +44,7 @@ def worker_role(connection: Connection, name: str, options: WorkerOptions) -> Op
     @asynccontextmanager
     async def opened(registry: CollectorRegistry) -> AsyncGenerator[Role]:
         backend = await asyncio.to_thread(create_backend, _backend_options(options), options.backend)
-        settings = WorkerSettings(name=name, accelerator=options.accelerator, threads=options.threads)
+        settings = WorkerSettings(name=name, accelerator=options.accelerator, threads=options.threads, limits=connection.limits)
         models, profiles = ModelRepository(options.models), ProfileStore(options.profiles)
         async with open_ready_log(connection) as log:
             yield Worker(log, connection.names, backend, models.resolve, profiles, settings=settings, registry=registry)

@@ -103,6 +103,7 @@ CASES = {
     "tensors-65": refused(body(inputs=[image_tensor(ONE, name=f"image{n}", data=[]) for n in range(65)]), "65 input tensors", "64"),
     "rows-1025": refused(body(inputs=[image_tensor(ONE, shape=[1025, 1, 28, 28])]), "rows", "1025", "1..1024"),
     "headers-65": refused(body(), "65 headers", "64", headers={f"h{n}": "x" for n in range(65)}),
+    "headers-of-a-megabyte": refused(body(), "headers", "65536", headers={"content-type": "application/json;" + "x" * (1 << 20)}),
     "too-large": refused(body(parameters={"padding": "x" * (3 << 19)}), "1048576", code="too_large"),
     "wrong-name": failed(tensor(name="imgae"), "'imgae'", "did you mean 'image'"),
     "wrong-shape": failed(tensor(shape=[1, 28, 28]), "'image'", "[1, 28, 28]", "[-1, 1, 28, 28]"),

@@ -152,12 +152,13 @@ def mood(number: int, **fields: Any) -> bytes:
 
 def test_backends_that_raise_hang_die_and_dawdle(stack: RunningStack, client: ForeignClient, traffic: Traffic) -> None:
     before = len(exits(stack))
+    client.publish("kills", mood(moody_backend.DIES, timeout_ms=120_000))
+    until(lambda: len(exits(stack)) >= before + 3, "it killed three workers", within_s=WITHIN_S)
+    until(lambda: stack.is_ready("cpu-1") and stack.is_ready("cpu-2"), "both are back", within_s=WITHIN_S)
     with traffic.flowing():
         client.publish("raises", mood(moody_backend.RAISES))
         client.publish("dawdles", mood(moody_backend.DAWDLES))
         time.sleep(moody_backend.DAWDLE_S)
-        client.publish("kills", mood(moody_backend.DIES))
-        until(lambda: len(exits(stack)) >= before + 3, "it killed three workers", within_s=WITHIN_S)
         client.publish("hangs", mood(moody_backend.HANGS, timeout_ms=3_000))
         until(lambda: len(exits(stack)) >= before + 4, "it hung a worker until that gave up", within_s=WITHIN_S)
     kept = check_promises(client, dict.fromkeys(("raises", "dawdles", "kills", "hangs"), 0.0), within_s=WITHIN_S)

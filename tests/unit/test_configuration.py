@@ -152,3 +152,26 @@ def test_only_secrets_are_masked() -> None:
     assert shown("ssl_certfile", "a.pem") == "a.pem"
     assert shown("x", {"password": None, "auth_token": "t"}) == {"password": None, "auth_token": "***"}
     assert shown("redis", "redis://host:1") == "redis://host:1"
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("payload_byte_max = 5", "unknown key 'payload_byte_max' in \\[limits\\].*payload_bytes_max"),
+        ("rows_max = 0", "rows_max in \\[limits\\] is a whole number from 1, not 0"),
+        ('rows_max = "many"', "not 'many'"),
+        ("response_ttl_ms = 1000", "at least 600000"),
+    ],
+)
+def test_limits_that_are_none_are_refused(tmp_path: Path, table: str, words: str) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text(f"[limits]\n{table}\n")
+    with pytest.raises(ConfigurationError, match=words):
+        read_configuration(file, command="sink", options=(), shared=(), commands=("sink",))
+
+
+def test_limits_of_a_file_reach_the_roles(tmp_path: Path) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text("[limits]\nrows_max = 7\n")
+    found = read_configuration(file, command="sink", options=(), shared=(), commands=("sink",))
+    assert found.client_options["limits"].rows_max == 7

@@ -1,0 +1,144 @@
+"""`headrace bench`: every row measures its baseline and Headrace in one run, over genuine Kafka, and says whether the must is met."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import uvloop
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deploy.bench.added_latency import AddedLatency
+from deploy.bench.dispatcher_cpu import DispatcherCpu
+from deploy.bench.expiry import Expiry
+from deploy.bench.harness import Harness
+from deploy.bench.late_binding import LateBinding
+from deploy.bench.memory import Memory
+from deploy.bench.overload import Overload
+from deploy.bench.report import COLUMNS, RowReport, cells, summarise
+from deploy.bench.rows import Measured, Row, Scale
+from deploy.bench.spare_capacity import SpareCapacity
+from deploy.commands.command import Command
+from deploy.commands.output import Output
+from deploy.configuration import Connection
+from deploy.log_output import configure_logs
+from schemas.errors import HeadraceError
+from workers.host import host_name, processor_name
+
+ROWS: tuple[Row, ...] = (DispatcherCpu(), AddedLatency(), Expiry(), LateBinding(), Overload(), SpareCapacity(), Memory())
+BY_NAME = {row.name: row for row in ROWS}
+RUNS = 3
+SOAK_S, SOAK_QUICK_S = 30.0, 12.0
+SHORT_SOAK_MINUTES = 10.0
+
+
+class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `--json` and `--output` give."""
+
+    host: str
+    processor: str
+    started_ms: int
+    minutes: float
+    runs: int
+    quick: bool
+    soak_minutes: float
+    pinned: bool
+    """Whether the worker had a core to itself."""
+    rows: tuple[RowReport, ...]
+
+    @property
+    def unmet(self) -> list[str]:
+        return [f"{line.row}: {line.figure}" for row in self.rows for line in row.lines if line.met is False]
+
+
+@click.command(cls=Command)
+@click.argument("rows", nargs=-1, type=click.Choice(sorted(BY_NAME)), metavar="[ROW]...")
+@click.option(
+    "--runs", type=click.IntRange(1, 100), help=f"Runs of each row; the median counts, the spread is shown. Default: {RUNS}, with --quick 1."
+)
+@click.option("--quick", is_flag=True, help="One short run of each row, in about two minutes: says whether something is broken, not how good it is.")
+@click.option(
+    "--soak-minutes", type=click.FloatRange(0.1, 24 * 60), help="Length of the run at capacity that looks for growth. Default: half a minute."
+)
+@click.option("--output", "output_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the JSON here too.")
+@click.option("--kafka-home", envvar="KAFKA_HOME", type=click.Path(file_okay=False), help="Kafka to start where no --kafka is given.")
+def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int | None, quick: bool, **options: Any) -> int:  # noqa: FBT001 - click's callback
+    """Measure speed and memory against baselines, in one run, on a genuine Kafka (one is started where no --kafka is given).
+
+    \b
+    headrace bench                                  every row, three runs: about ten minutes
+    headrace bench --quick                          about two minutes
+    headrace bench overload late-binding --runs 5 --output bench.json
+    headrace bench memory --soak-minutes 10
+    """
+    configure_logs(log_format=None, log_level="error", role="bench", name="bench")
+    chosen = [BY_NAME[name] for name in dict.fromkeys(rows)] or list(ROWS)
+    minutes: float | None = options["soak_minutes"]
+    soak_s = minutes * 60 if minutes is not None else SOAK_QUICK_S if quick else SOAK_S
+    scale = Scale(quick=quick, soak_s=soak_s)
+    report = uvloop.run(_bench(connection.kafka, options["kafka_home"], output, chosen, scale, runs or (1 if quick else RUNS)))
+    _show(output, report)
+    if options["output_file"] is not None:
+        _write(options["output_file"], report)
+    output.result(report)
+    return 1 if report.unmet else 0
+
+
+async def _bench(kafka: str | None, kafka_home: str | None, output: Output, rows: Sequence[Row], scale: Scale, runs: int) -> BenchReport:
+    started_s = time.time()
+    reports: list[RowReport] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    total = sum(1 if row.once else runs for row in rows)
+    with Progress(*columns, console=output.console, transient=True) as progress:
+        bar = progress.add_task("starting", total=total)
+        async with Harness(kafka, output.say, kafka_home=kafka_home) as harness:
+            for row in rows:
+                measured: list[Measured] = []
+                for run in range(1 if row.once else runs):
+                    say = _saying(progress, bar, row, run)
+                    measured.append(await row.measure(harness, scale, run, say))
+                    progress.advance(bar)
+                reports.append(summarise(row, measured))
+            return BenchReport(
+                host=host_name(),
+                processor=processor_name(),
+                started_ms=int(started_s * 1000),
+                minutes=round((time.time() - started_s) / 60, 2),
+                runs=runs,
+                quick=scale.quick,
+                soak_minutes=scale.soak_s / 60,
+                pinned=harness.own_kafka and bool(harness.cores.worker),
+                rows=tuple(reports),
+            )
+
+
+def _saying(progress: Progress, bar: Any, row: Row, run: int) -> Any:
+    return lambda words: progress.update(bar, description=f"{row.name} {run + 1}: {words}")
+
+
+def _show(output: Output, report: BenchReport) -> None:
+    lines = [line for row in report.rows for line in row.lines]
+    output.table(f"{report.processor}, {report.runs} runs, {report.minutes:.1f} minutes", COLUMNS, [cells(line) for line in lines])
+    for baseline in dict.fromkeys(f"{line.row}, {line.figure}: baseline is {line.baseline_is}" for line in lines if line.baseline_is):
+        output.say(baseline)
+    if not report.pinned:
+        output.say(
+            "nothing could be pinned to cores (one core, no Linux, or a Kafka that runs elsewhere): the rows that compute share the worker's core"
+        )
+    if report.quick:
+        output.say("quick: one short run of each row; it says whether something is broken, not how good it is")
+    if any(row.name == "memory" for row in report.rows) and report.soak_minutes < SHORT_SOAK_MINUTES:
+        output.say(f"the soak was short ({report.soak_minutes:g} minutes): growth is shown by --soak-minutes {SHORT_SOAK_MINUTES:g}")
+    if report.unmet:
+        output.say(f"not met: {'; '.join(report.unmet)}")
+
+
+def _write(file: Path, report: BenchReport) -> None:
+    try:
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    except OSError as error:
+        raise HeadraceError(f"{file}: cannot be written: {error.strerror}") from None
