@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
-from typing import cast
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import structlog
@@ -18,9 +18,12 @@ from prometheus_client import GC_COLLECTOR, CollectorRegistry, PlatformCollector
 
 from broker.role import Role
 from deploy.configuration import RunOptions
-from deploy.health import HealthServer, LoopWatchdog
 from deploy.log_output import configure_logs
+from deploy.watchdog import LoopWatchdog
 from schemas.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from deploy.health import HealthServer
 
 READY_POLL_MS = 100.0
 OpenRole = Callable[[CollectorRegistry], AbstractAsyncContextManager[Role]]
@@ -62,6 +65,12 @@ def _single(error: BaseException) -> BaseException:
 def _failed(code: str, reason: str, defect: BaseException | None = None) -> int:
     structlog.get_logger().error("failed", code=code, reason=reason, **({} if defect is None else {"exc_info": defect}))
     return 1
+
+
+def _health_server(role: Role, registry: CollectorRegistry, address: str) -> HealthServer:
+    from deploy.health import HealthServer as Server  # noqa: PLC0415 - in a thread, while the role starts
+
+    return Server(role, registry, address)
 
 
 class _Process:
@@ -115,9 +124,28 @@ class _Process:
         stop()
 
     async def _serve(self, role: Role, registry: CollectorRegistry) -> None:
-        server = None if self._options.http is None else HealthServer(role, registry, self._options.http)
+        """The role starts at once; its HTTP side, whose library takes as long to load as all the rest, joins it."""
+        running = asyncio.create_task(role.run())
+        joining = asyncio.create_task(self._show(role, registry))
+        try:
+            await asyncio.wait({running, joining}, return_when=asyncio.FIRST_EXCEPTION)
+            if joining.done() and joining.exception() is not None and not running.done():
+                role.stop()
+            await running
+            if joining.done():
+                joining.result()
+        finally:
+            for task in (joining, running):
+                task.cancel()
+            await asyncio.gather(joining, running, return_exceptions=True)
+        self._log.info("stopped")
+
+    async def _show(self, role: Role, registry: CollectorRegistry) -> None:
+        """Serve metrics and health where asked to, and announce the role's readiness, until cancelled."""
         address = None
-        if server is not None:
+        server = None
+        if self._options.http is not None:
+            server = await asyncio.to_thread(_health_server, role, registry, self._options.http)
             try:
                 address = await server.start()
             except OSError as error:
@@ -125,16 +153,11 @@ class _Process:
                     f"the metrics server cannot listen on {self._options.http}: {error.strerror or error}; choose another --http"
                 ) from None
         self._log.info("started", http=address, pid=os.getpid())
-        announcing = asyncio.create_task(self._announce(role, address))
         try:
-            await role.run()
+            await self._announce(role, address)
         finally:
-            announcing.cancel()
-            with suppress(asyncio.CancelledError):
-                await announcing
             if server is not None:
                 await server.close()
-        self._log.info("stopped")
 
     async def _announce(self, role: Role, address: str | None) -> None:
         """Log each change of readiness, and write the ready file the first time."""

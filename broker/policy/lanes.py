@@ -154,6 +154,11 @@ class Lane:
             self.speed += SPEED_WEIGHT * (measured - self.speed)
             self._full_since_ms, self._done_ms = now_ms, 0.0
 
+    @property
+    def wait_ms(self) -> float:
+        """When an order sent now would have its turn, at the lane's real speed."""
+        return self.outstanding_ms / min(self.speed, 1.0)
+
     def room(self) -> bool:
         """Whether another order may be sent: late binding keeps a lane at one or two batches.
 

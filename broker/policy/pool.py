@@ -111,7 +111,8 @@ class Pool:
         waiting = self.waiting
         waiting.compact()
         horizon_ms = settings.rate_window_ms
-        if waiting.count:
+        if waiting.count and waiting.work_ms + self.busy_ms > sum(lane.window_ms for lane in self.lanes if lane.ready):
+            # More than the lanes take at once: a queue stands.
             mean_slack_ms = waiting.deadline_sum_ms / waiting.count - now_ms
             horizon_ms = min(max(settings.backlog_part * mean_slack_ms, settings.horizon_ms_min), settings.horizon_ms_max)
         demand = {group: waiting.rows.get(group, 0) + rate * horizon_ms for group, rate in self._rates.items()}
@@ -148,7 +149,7 @@ class Pool:
         """The variant that this lane should answer with: what the shares or the load allow, stepping down to what still meets the deadline."""
         options = lane.options[entry.task][entry.rung]
         wanted = self._wanted(entry)
-        left_ms = entry.deadline_ms - now_ms - 2.0 * self._settings.hop_ms - lane.outstanding_ms
+        left_ms = entry.deadline_ms - now_ms - 2.0 * self._settings.hop_ms - lane.wait_ms
         cheapest = options[-1]
         # A better answer is worth a try only where there is time for it to go wrong; the cheapest is what there is.
         easily_ms = left_ms / self._settings.upgrade_margin
@@ -190,7 +191,7 @@ class Pool:
         """Whether any lane, once free, could still answer in time."""
         left_ms = entry.deadline_ms - now_ms - 2.0 * self._settings.hop_ms
         return any(
-            lane.options[entry.task][entry.rung][-1].p95_ms(entry.rows) + lane.outstanding_ms <= left_ms
+            lane.options[entry.task][entry.rung][-1].p95_ms(entry.rows) + lane.wait_ms <= left_ms
             for lane in self.lanes
             if _serves(lane, entry.task, entry.rung) and not lane.stalled
         )

@@ -44,7 +44,7 @@ class ForeignClient:
     def __init__(self, kafka: str, redis_url: str, prefix: str) -> None:
         self.prefix = prefix
         self._kafka = kafka
-        settings = {"linger.ms": 5, "message.timeout.ms": 60_000, "enable.idempotence": True, "message.max.bytes": BYTES_MAX}
+        settings = {"linger.ms": 5, "message.timeout.ms": 60_000, "enable.idempotence": True, "message.max.bytes": BYTES_MAX, "log_level": 0}
         self._producer = Producer({"bootstrap.servers": kafka, **settings})
         self._store = redis.Redis.from_url(redis_url, socket_timeout=5)
         self.unsent: list[str] = []
@@ -84,7 +84,7 @@ class ForeignClient:
 
     def records(self, topic: str) -> Iterator[Message]:
         """Everything that the topic holds now, each partition in order."""
-        settings = {"group.id": f"{self.prefix}-foreign", "enable.auto.commit": False, "fetch.wait.max.ms": 50, "fetch.error.backoff.ms": 50}
+        settings = {"group.id": f"{self.prefix}-foreign", "enable.auto.commit": False, "fetch.wait.max.ms": 50, "fetch.error.backoff.ms": 50, "log_level": 0}
         consumer = Consumer({"bootstrap.servers": self._kafka, **settings})
         try:
             name = f"{self.prefix}.{topic}"

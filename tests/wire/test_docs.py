@@ -24,7 +24,7 @@ from broker.sink_metrics import SinkMetrics
 from deploy.cli import COMMANDS
 from deploy.commands.command import SHARED, Option
 from deploy.configuration import environment_variable, read_configuration
-from deploy.health import LoopWatchdog
+from deploy.watchdog import LoopWatchdog
 from deploy.yaml_documents import Problems, read_documents
 from scaler.planner import StaticPlanner
 from schemas.errors import REQUEST_ERRORS
