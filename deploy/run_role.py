@@ -128,7 +128,7 @@ class _Process:
         running = asyncio.create_task(role.run())
         joining = asyncio.create_task(self._show(role, registry))
         try:
-            await asyncio.wait({running, joining}, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait({running, joining}, return_when=asyncio.FIRST_COMPLETED)
             if joining.done() and joining.exception() is not None and not running.done():
                 role.stop()
             await running

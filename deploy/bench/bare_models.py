@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from deploy.bench import mix
+from deploy.bench.harness import announce
 from schemas.limits import Limits
 from schemas.tensors import decode_inputs, encode_output
 from schemas.terminal import COMPLETED, MSGPACK_TYPE, TERMINAL_VERSION, PathStep, Terminal, encode_terminal
@@ -112,9 +112,7 @@ def _closed_loop(settings: ClosedLoop) -> None:
         answering.answer(key or b"", body or b"", ask.floor, int(time.time() * 1000), ask.timeout_ms)
         count += 1
     rate_rps = count / (time.perf_counter() - began_s)
-    partial = Path(settings.result + ".partial")
-    partial.write_bytes(msgspec.json.encode({"rate_rps": rate_rps}))
-    partial.replace(settings.result)
+    announce(settings.result, {"rate_rps": rate_rps})
 
 
 async def _fifo(settings: Fifo) -> None:
@@ -125,11 +123,11 @@ async def _fifo(settings: Fifo) -> None:
     producer: Any = AIOKafkaProducer(bootstrap_servers=settings.kafka, acks="all", enable_idempotence=True)
     await consumer.start()
     await producer.start()
-    while not consumer.assignment():
+    while not consumer.assignment():  # noqa: ASYNC110 - aiokafka tells in no other way
         await asyncio.sleep(0.05)
     for partition in consumer.assignment():
         await consumer.position(partition)
-    Path(settings.ready).touch()
+    announce(settings.ready)
     headers = [("content-type", MSGPACK_TYPE.encode())]
     loop = asyncio.get_running_loop()
     while True:

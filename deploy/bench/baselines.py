@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from deploy.bench.harness import announce
 
 FETCH_WAIT_MS = 10
 POLL_MS = 200
@@ -81,7 +82,7 @@ async def _relay(settings: Relay) -> None:
     await consumer.seek_to_end()
     for partition in consumer.assignment():
         await consumer.position(partition)
-    Path(settings.ready).touch()
+    announce(settings.ready)
     while True:
         for records in (await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)).values():
             for record in records:
@@ -108,11 +109,11 @@ async def _dispatcher_io(settings: DispatcherIo) -> None:
             for records in (await responses.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)).values():
                 left -= len(records)
 
-    Path(settings.ready).touch()
+    announce(settings.ready)
     began_s, cpu_s = time.time(), time.process_time()
     await asyncio.gather(forward(), count_answers())
     spent = {"cpu_s": time.process_time() - cpu_s, "wall_s": time.time() - began_s}
-    Path(settings.result).write_bytes(msgspec.json.encode(spent))
+    announce(settings.result, spent)
     for client in (requests, responses, producer):
         await client.stop()
 
@@ -121,7 +122,7 @@ async def _null_worker(settings: NullWorker) -> None:
     producer = _producer(settings.kafka)
     await producer.start()
     work = await _assigned(settings.kafka, settings.work, settings.shards)
-    Path(settings.ready).touch()
+    announce(settings.ready)
     while True:
         for partition, records in (await work.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)).items():
             for record in records:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
@@ -41,6 +41,7 @@ class Exchange:
         self._names, self._writer, self._reader = names, writer, reader
         self.answers: dict[bytes, Answered] = {}
         self.sent_s: dict[bytes, float] = {}
+        self._came = asyncio.Event()
 
     async def play(self, requests: Sequence[Timed], check: Callable[[], None], *, grace_s: float = 2.0, linger_s: float = 0.0) -> float:
         """Publish each request at its time, then wait until all are answered, at most `grace_s`. Returns when the playing began (Unix time).
@@ -72,7 +73,9 @@ class Exchange:
         """Wait for so many answers in all, at most so long."""
         end_s = time.monotonic() + grace_s
         while len(self.answers) < count and time.monotonic() < end_s:
-            await asyncio.sleep(0.01)
+            self._came.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._came.wait(), max(end_s - time.monotonic(), 0.001))
 
     def _publish(self, messages: Sequence[Message], shard: int) -> asyncio.Future[Ack]:
         now_s = time.time()
@@ -87,6 +90,7 @@ class Exchange:
                 now_s = time.time()
                 for record in records:
                     self._note(record, now_s)
+            self._came.set()
 
     def _note(self, record: Record, now_s: float) -> None:
         if record.key is not None and record.key not in self.answers:

@@ -99,14 +99,13 @@ class Crew:
 
     async def result(self, path: str, s_max: float) -> Any:
         """What a program wrote as its result, as soon as it is there. Raises BenchmarkFailed where it does not come."""
-        file = Path(path)
         deadline_s = time.monotonic() + s_max
-        while not file.exists():
+        while (result := _content(path)) is None:
             self.check()
             if time.monotonic() > deadline_s:
-                raise BenchmarkFailed(f"no {file.name} within {s_max:.0f} s")
+                raise BenchmarkFailed(f"no {path} within {s_max:.0f} s")
             await asyncio.sleep(POLL_S)
-        return msgspec.json.decode(file.read_bytes())
+        return msgspec.json.decode(result)
 
     def check(self) -> None:
         """Raises BenchmarkFailed, with the tail of its log, where a process has ended that should run; an orderly end is none."""
@@ -142,6 +141,20 @@ class Crew:
                 raise BenchmarkFailed(f"{spec.name} was not ready within {READY_S_MAX:.0f} s:\n{log_tail(child.log_file)}")
             await asyncio.sleep(POLL_S)
         return pid
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def announce(path: str, content: object = None) -> None:
+    """Write a ready file or a result, for `Crew` to find; it appears whole."""
+    partial = Path(path + ".partial")
+    partial.write_bytes(msgspec.json.encode(content))
+    partial.replace(path)
 
 
 class Harness:

@@ -23,6 +23,8 @@ MEGABYTE = 1 << 20
 SOAK_LOAD = 1.0
 LOOP_S = 2.0
 SAMPLE_S = 0.5
+KEPT = 60
+"""Samples of each role that go into the JSON."""
 PART_S = 30.0
 """A long soak is published in parts of this length."""
 

@@ -9,13 +9,13 @@ import asyncio
 import signal
 import sys
 import time
-from pathlib import Path
 
 import msgspec
 import uvloop
 
 from broker.kafka import KafkaLog
 from broker.log import Message, TopicPartition, Writer
+from deploy.bench.harness import announce
 from schemas.names import Names
 from schemas.profile import Latency
 from schemas.telemetry import HostedVariant, WorkerReport, encode_telemetry
@@ -65,7 +65,7 @@ class NullWorker:
         topic = self._names.work("cpu")
         await reader.assign({TopicPartition(topic, lane): "latest" for lane in range(self._settings.lanes)})
         reporting = asyncio.create_task(self._report(writer))
-        Path(self._settings.ready).touch()
+        announce(self._settings.ready)
         try:
             while True:
                 for records in (await reader.read(timeout_ms=READ_MS, records_max=RECORDS_MAX)).values():

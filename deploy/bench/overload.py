@@ -12,7 +12,7 @@ LOADS = (1.5, 3.0)
 OFFER_S = 9.0
 LOOP_S = 2.5
 SHARE_MIN = 0.5
-BASELINE = "closed loop, no broker"
+BASELINE, MEAN = "closed loop, no broker", "mean of all floors"
 
 
 def _figures() -> tuple[Figure, ...]:

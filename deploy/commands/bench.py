@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 import uvloop
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from deploy.bench.added_latency import AddedLatency
 from deploy.bench.dispatcher_cpu import DispatcherCpu
@@ -20,7 +20,7 @@ from deploy.bench.late_binding import LateBinding
 from deploy.bench.memory import Memory
 from deploy.bench.overload import Overload
 from deploy.bench.report import COLUMNS, RowReport, cells, summarise
-from deploy.bench.rows import Measured, Row, Scale
+from deploy.bench.rows import Measured, Row, Say, Scale
 from deploy.bench.spare_capacity import SpareCapacity
 from deploy.commands.command import Command
 from deploy.commands.output import Output
@@ -116,8 +116,11 @@ async def _bench(kafka: str | None, kafka_home: str | None, output: Output, rows
             )
 
 
-def _saying(progress: Progress, bar: Any, row: Row, run: int) -> Any:
-    return lambda words: progress.update(bar, description=f"{row.name} {run + 1}: {words}")
+def _saying(progress: Progress, bar: TaskID, row: Row, run: int) -> Say:
+    def say(words: str) -> None:
+        progress.update(bar, description=f"{row.name} {run + 1}: {words}")
+
+    return say
 
 
 def _show(output: Output, report: BenchReport) -> None:
