@@ -103,7 +103,7 @@ class Crew:
         while (result := _content(path)) is None:
             self.check()
             if time.monotonic() > deadline_s:
-                raise BenchmarkFailed(f"no {path} within {s_max:.0f} s")
+                raise BenchmarkFailed(f"no {path} within {s_max:.0f} s:\n{self._states()}")
             await asyncio.sleep(POLL_S)
         return msgspec.json.decode(result)
 
@@ -112,6 +112,11 @@ class Crew:
         for child, ended in self._children:
             if ended.done() and ended.result() != 0:
                 raise BenchmarkFailed(f"{child.spec.name} ended with exit code {ended.result()}:\n{log_tail(child.log_file)}")
+
+    def _states(self) -> str:
+        return "\n".join(
+            f"{child.spec.name}: {'ended' if ended.done() else 'runs'} (pid {child.pid})\n{log_tail(child.log_file)}" for child, ended in self._children
+        )
 
     async def end(self) -> None:
         """End what was started, the last first."""

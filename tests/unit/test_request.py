@@ -137,6 +137,7 @@ def test_any_other_content_type_is_refused_and_answered_in_json(said: Any) -> No
         (body(), [("endpoint", b"\xff")], "header endpoint"),
         (body(), [("endpoint", None)], "header endpoint"),
         (body(), [("x", b"")] * 65, "65 headers, the limit is 64"),
+        (body(), [("content-type", b"application/json;" + b"x" * (1 << 17))], "the limit is 65536"),
         (b"{}", [("endpoint", b"shop"), ("min_accuracy", b"nan"), ("timeout_ms", b"5")], "min_accuracy nan"),
         (b"{}", [("endpoint", b"shop"), ("min_accuracy", b"1e999"), ("timeout_ms", b"5")], "min_accuracy inf"),
     ],
