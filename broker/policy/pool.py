@@ -14,6 +14,7 @@ from broker.policy.tuning import Group, Mix, Rung, allocate
 from broker.policy.waiting import Waiting
 
 ACCURACY_ROUNDING = 1e-9
+ROWS_WEIGHT = 0.05
 
 
 class Pool:
@@ -33,6 +34,8 @@ class Pool:
         self._mixes: dict[Group, Mix] = {}
         self._owed: dict[Group, dict[str, float]] = {}
         self._arrived_rows: dict[Group, int] = {}
+        self._rows_each: dict[Group, float] = {}
+        """Rows of a request, on average: a request's overhead is shared by its rows."""
         self._rates: dict[Group, float] = {}
         self._counted_since_ms = 0.0
         self._tuned_ms = 0.0
@@ -99,6 +102,8 @@ class Pool:
         """Count an admitted request towards its class's rate."""
         group = (entry.task, entry.rung)
         self._arrived_rows[group] = self._arrived_rows.get(group, 0) + entry.rows
+        rows = self._rows_each.get(group, entry.rows)
+        self._rows_each[group] = rows + ROWS_WEIGHT * (entry.rows - rows)
 
     def tune(self, now_ms: float) -> None:
         """Decide how accurate answers may be now: from what waits, what has been arriving, and the lanes' real speed."""
@@ -142,7 +147,7 @@ class Pool:
             if _serves(lane, task, rung):
                 for option in lane.options[task][rung]:
                     costs.setdefault(option.key, []).append(option)
-        overhead_ms = self._settings.overhead_ms
+        overhead_ms = self._settings.overhead_ms / self._rows_each.get((task, rung), 1.0)
         return [Rung(key, options[0].accuracy, sum(o.row_ms for o in options) / len(options) + overhead_ms) for key, options in costs.items()]
 
     def choose(self, lane: Lane, entry: Entry, now_ms: float) -> Option | None:

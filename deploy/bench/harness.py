@@ -115,7 +115,8 @@ class Crew:
 
     def _states(self) -> str:
         return "\n".join(
-            f"{child.spec.name}: {'ended' if ended.done() else 'runs'} (pid {child.pid})\n{log_tail(child.log_file)}" for child, ended in self._children
+            f"{child.spec.name}: {'ended' if ended.done() else 'runs'} (pid {child.pid})\n{log_tail(child.log_file)}"
+            for child, ended in self._children
         )
 
     async def end(self) -> None:

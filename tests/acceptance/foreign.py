@@ -84,7 +84,13 @@ class ForeignClient:
 
     def records(self, topic: str) -> Iterator[Message]:
         """Everything that the topic holds now, each partition in order."""
-        settings = {"group.id": f"{self.prefix}-foreign", "enable.auto.commit": False, "fetch.wait.max.ms": 50, "fetch.error.backoff.ms": 50, "log_level": 0}
+        settings = {
+            "group.id": f"{self.prefix}-foreign",
+            "enable.auto.commit": False,
+            "fetch.wait.max.ms": 50,
+            "fetch.error.backoff.ms": 50,
+            "log_level": 0,
+        }
         consumer = Consumer({"bootstrap.servers": self._kafka, **settings})
         try:
             name = f"{self.prefix}.{topic}"

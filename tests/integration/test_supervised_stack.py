@@ -130,6 +130,8 @@ async def test_a_killed_worker_is_announced_and_restarted_and_the_state_follows(
     second = await eventually(lambda: (pid := pid_of(read(folder), "worker-1")) != first and pid)
     assert psutil.pid_exists(second)
     assert [process.restarts for process in read(folder).processes] == [1, 1]
+    # What it says of itself once it is ready again is written down, too.
+    await eventually(lambda: all(process.http == "127.0.0.1:9" for process in read(folder).processes))
     await reader.close()
     await log.close()
 
