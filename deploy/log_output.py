@@ -71,7 +71,6 @@ def configure_logs(*, log_format: str | None, log_level: str, stream: TextIO | N
         processors=[*shared, bind, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(output),
-        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(output)
     handler.setFormatter(

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
+import structlog
 
 from deploy.local import launch
 from deploy.local.kafka import kafka_answers, prepare_kafka
@@ -122,6 +123,13 @@ class ManagedServer:
         self.resume()
         if not self.runs:
             self.start()
+
+
+@pytest.fixture(autouse=True)
+def default_logs() -> Iterator[None]:
+    """What a test configured of the logs is over with it."""
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

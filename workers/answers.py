@@ -84,12 +84,14 @@ class Answers:
         """The answer to a result, judged by the clock now: what is finished past its deadline has expired."""
         if result.error is not None:
             return self.failed(result.queued, result.error)
-        if self._now_ms() > result.queued.order.deadline_ms:
-            return self.expired(result.queued, "the computation ended after the deadline")
         try:
-            return self._completed(result, origin)
+            answer = self._completed(result, origin)
         except RequestError as error:  # outputs that the request's content type cannot carry
             return self.failed(result.queued, error)
+        # Judged by the time that the answer itself states, taken after all else was done.
+        if answer.terminal.finished_ms > result.queued.order.deadline_ms:
+            return self.expired(result.queued, "the computation ended after the deadline")
+        return answer
 
     def _completed(self, result: Computed, origin: Origin) -> Answer:
         order = result.queued.order

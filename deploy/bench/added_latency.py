@@ -15,7 +15,7 @@ from deploy.bench.prefilled import json_body, publish_control
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 
 RATE_RPS = 200.0
-COUNT = 1_500
+COUNT = 2_000
 TIMEOUT_MS = 10_000
 WARM_UP = 200
 WORKER = "null-0"

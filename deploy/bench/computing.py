@@ -41,7 +41,7 @@ class Played(msgspec.Struct, frozen=True):
     served_by_floor: dict[str, float]
     """Part of the requests of each floor that was completed in time."""
     outcomes: dict[str, int]
-    """Outcomes, late completions as `late`, error codes behind a slash."""
+    """Outcomes with error codes behind a slash; completions that do not count are `late` or `below its floor`."""
     variants: dict[str, int]
 
 
@@ -102,12 +102,11 @@ def judge(schedule: mix.Schedule, answers: dict[bytes, Answered], began_s: float
             outcomes["unanswered"] += 1
             continue
         terminal = decode_terminal_head(answer.value)
-        if terminal.outcome == COMPLETED and _in_time(terminal, answer) and (terminal.accuracy or 0.0) >= ask.floor:
+        verdict = _verdict(terminal, answer, ask.floor)
+        outcomes[verdict] += 1
+        if verdict == COMPLETED:
             good[key] = terminal
             counted += first_ms <= answer.written_ms <= last_ms
-            outcomes[COMPLETED] += 1
-        else:
-            outcomes["late" if terminal.outcome == COMPLETED else f"{terminal.outcome}/{terminal.error.code if terminal.error else ''}"] += 1
     asked = Counter(ask.floor for ask in schedule.asks.values())
     met = Counter(schedule.asks[key].floor for key in good)
     return Played(
@@ -123,6 +122,10 @@ def judge(schedule: mix.Schedule, answers: dict[bytes, Answered], began_s: float
     )
 
 
-def _in_time(terminal: TerminalHead, answer: Answered) -> bool:
+def _verdict(terminal: TerminalHead, answer: Answered, floor: float) -> str:
+    if terminal.outcome != COMPLETED:
+        return f"{terminal.outcome}/{terminal.error.code if terminal.error else ''}"
     deadline_ms = terminal.deadline_ms or 0
-    return terminal.finished_ms <= deadline_ms and answer.written_ms <= deadline_ms + HOP_MS
+    if terminal.finished_ms > deadline_ms or answer.written_ms > deadline_ms + HOP_MS:
+        return "late"
+    return COMPLETED if (terminal.accuracy or 0.0) >= floor else "below its floor"
