@@ -75,6 +75,7 @@ class Answers:
         self._writer, self._topic, self._settings, self._now_ms = writer, names.responses, settings, now_ms
         self._on_delivered, self._on_lost = on_delivered, on_lost
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._away = False
         """The log has failed to take answers, and has taken none since."""
         self.undelivered = 0
@@ -176,6 +177,8 @@ class Answers:
         if error is None:
             self._delivered(answers)
             return
+        if self._closed:
+            return  # nobody would wait for the retry; the leases of these orders run out, and they are sent elsewhere
         task = asyncio.get_running_loop().create_task(self._retry(shard, answers, error))
         self._tasks.add(task)
         task.add_done_callback(self._retried)
@@ -238,6 +241,7 @@ class Answers:
 
     async def close(self) -> None:
         """Stop trying."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

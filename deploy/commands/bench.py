@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +82,10 @@ def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int
     minutes: float | None = options["soak_minutes"]
     soak_s = minutes * 60 if minutes is not None else SOAK_QUICK_S if quick else SOAK_S
     scale = Scale(quick=quick, soak_s=soak_s)
-    report = uvloop.run(_bench(connection.kafka, options["kafka_home"], output, chosen, scale, runs or (1 if quick else RUNS)))
+    try:
+        report = uvloop.run(_bench(connection.kafka, options["kafka_home"], output, chosen, scale, runs or (1 if quick else RUNS)))
+    except asyncio.CancelledError:
+        raise click.Abort from None
     _show(output, report)
     if options["output_file"] is not None:
         _write(options["output_file"], report)
@@ -90,6 +95,10 @@ def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int
 
 async def _bench(kafka: str | None, kafka_home: str | None, output: Output, rows: Sequence[Row], scale: Scale, runs: int) -> BenchReport:
     started_s = time.time()
+    running = asyncio.current_task()
+    assert running is not None
+    # Ended in order, so that nothing of it is left; Ctrl-C does the same by itself.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     reports: list[RowReport] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     total = sum(1 if row.once else runs for row in rows)
