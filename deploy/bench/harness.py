@@ -102,7 +102,8 @@ class Crew:
         deadline_s = time.monotonic() + s_max
         while (result := _content(path)) is None:
             self.check()
-            if time.monotonic() > deadline_s:
+            over = all(ended.done() for _, ended in self._children) and _content(path) is None
+            if over or time.monotonic() > deadline_s:
                 raise BenchmarkFailed(f"no {path} within {s_max:.0f} s:\n{self._states()}")
             await asyncio.sleep(POLL_S)
         return msgspec.json.decode(result)
