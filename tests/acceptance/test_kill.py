@@ -61,8 +61,9 @@ def test_every_request_has_one_outcome_while_roles_are_killed(stack: RunningStac
     client.flush()
     assert not client.unsent
     kept = check_promises(client, floors, within_s=60)
-    # Ten or so kills in half a minute cost the requests of those moments; most of the time the stack serves.
-    assert len(kept.completed) > REQUESTS * 0.5, kept.outcomes
+    # Ten or so kills in half a minute lose (as rejected, expired or failed) the requests of those moments: of 20,000 about 5,000
+    # where a process starts in half a second, and three times as many where other work on the machine makes that three seconds.
+    assert len(kept.completed) > REQUESTS * 0.2, kept.outcomes
     right = sum(int(np.argmax(answer["outputs"][0]["data"])) == labels[image_of[request_id]] for request_id, answer in kept.completed.items())
     declared = sum(answer["accuracy"] for answer in kept.completed.values()) / len(kept.completed)
     assert abs(right / len(kept.completed) - declared) < 0.03
