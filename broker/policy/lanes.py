@@ -13,9 +13,9 @@ from schemas.profile import Latency, latency_at
 from schemas.telemetry import HostedVariant, WorkerReport
 
 READY = "ready"
-LOW_PART = 0.75
+LOW_PART = 0.5
 """A lane that was filled is filled again when no more than this part of its window is left: what is left has to last for the way there and back."""
-FULL_PART = 0.6
+FULL_PART = 0.4
 """A lane with this part of its window outstanding (less than LOW_PART) is taken to be busy without a break."""
 SPEED_STRETCH_MS = 250.0
 SPEED_WEIGHT = 0.25

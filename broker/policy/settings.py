@@ -10,7 +10,7 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     hop_ms: float = 8.0
     """One way through the log, 99th percentile on an unloaded machine: dispatcher to worker, or worker to the responses."""
-    window_ms: float = 60.0
+    window_ms: float = 80.0
     """Work kept on a lane: enough to bridge the way of an answer back and an order out again, little enough to bind late."""
     overhead_ms: float = 0.15
     """What a worker spends on a request beside the model: decoding, validation, encoding."""

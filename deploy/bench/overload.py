@@ -9,7 +9,7 @@ from deploy.bench.harness import Harness
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 
 LOADS = (1.5, 3.0)
-OFFER_S = 9.0
+OFFER_S = 12.0
 LOOP_S = 2.5
 SHARE_MIN = 0.5
 BASELINE, MEAN = "closed loop, no broker", "mean of all floors"
