@@ -71,7 +71,7 @@ class DispatcherPolicy:
         for pool in self.fleet.pools:
             if pool.waiting.count:
                 pool.tune(now_ms)
-                for entry in send_waiting(pool, self.fleet.orders, self.settings, now_ms, commands):
+                for entry in send_waiting(pool, self.fleet.orders, self.settings, self.limits, now_ms, commands):
                     # No lane can answer it in time. Refused where no worker ever had it; else its deadline will say so.
                     if not entry.handed_out:
                         self._answer(entry, REJECTED, "overloaded", "by now no worker can answer it in time: more urgent work came first", commands)

@@ -72,6 +72,8 @@ class Lane:
         self.ready = False
         self.stalled = False
         """A lease ran out here: nothing more is sent until the worker answers something or starts anew."""
+        self.reserved = False
+        """What it has is somebody's last attempt: nothing joins it."""
         self.credit_rows = 0
         self.options: dict[str, list[tuple[Option, ...]]] = {}
         """By task: for each rung the hosted options that meet it, most accurate first, each cheaper than the one before."""
@@ -167,6 +169,8 @@ class Lane:
         """
         if not self.orders:
             return True
+        if self.reserved:
+            return False
         running = next(iter(self.orders.values()))
         behind_ms = self.outstanding_ms - running.work_ms
         if behind_ms >= self.window_ms or self.outstanding_rows - running.rows >= self.credit_rows * self.share:

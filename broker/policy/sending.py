@@ -9,10 +9,16 @@ from broker.policy.lanes import Lane, Order
 from broker.policy.pool import Pool
 from broker.policy.settings import DispatcherSettings
 from broker.policy.waiting import Class, Waiting
+from schemas.limits import Limits
 
 
-def send_waiting(pool: Pool, orders: dict[bytes, Order], settings: DispatcherSettings, now_ms: float, commands: Commands) -> list[Entry]:
-    """Fill the lanes, always the one with the least outstanding work first. Returns the requests that no lane can answer in time (state HELD)."""
+def send_waiting(
+    pool: Pool, orders: dict[bytes, Order], settings: DispatcherSettings, limits: Limits, now_ms: float, commands: Commands
+) -> list[Entry]:
+    """Fill the lanes, always the one with the least outstanding work first. Returns the requests that no lane can answer in time (state HELD).
+
+    Whoever lost earlier attempts has its last one alone on a lane: one request that kills its workers must not take others with it to the end.
+    """
     unsendable: list[Entry] = []
     open_lanes = [(lane.outstanding_ms, at, lane) for at, lane in enumerate(pool.lanes) if lane.ready and not lane.stalled and lane.room()]
     heapq.heapify(open_lanes)
@@ -25,6 +31,10 @@ def send_waiting(pool: Pool, orders: dict[bytes, Order], settings: DispatcherSet
             heapq.heappop(open_lanes)
             continue
         kind = (entry.priority, entry.task, entry.rung)
+        last = 0 < entry.attempts >= limits.attempts_max - 1
+        if last and lane.orders:
+            heapq.heappop(open_lanes)  # it is emptied for this one
+            continue
         option = pool.choose(lane, entry, now_ms)
         if option is None:
             if pool.fits_somewhere(entry, now_ms):
@@ -43,6 +53,7 @@ def send_waiting(pool: Pool, orders: dict[bytes, Order], settings: DispatcherSet
         order = Order(entry, lane, option.key, work_ms, entry.rows, now_ms, now_ms + lease_ms)
         orders[entry.key] = order
         lane.lend(entry.key, order)
+        lane.reserved = last
         commands.sends.append(Send(entry, lane.accelerator, lane.lane, lane.worker, lane.incarnation, option.key, option.accuracy, entry.attempts))
         if lane.room():
             heapq.heapreplace(open_lanes, (lane.outstanding_ms, at, lane))

@@ -83,7 +83,7 @@ def test_several_dispatchers_share_a_lane() -> None:
     for name in ("d1", "d2", "d3"):
         policy.step(ev.TelemetryObserved(DispatcherReport(dispatcher=name, incarnation=1, at_ms=0, shards=(1,))), START_MS)
     sends = policy.step(ev.Arrived(0, [request(f"r{at}", floor=0.9338, timeout_ms=60_000) for at in range(50)]), START_MS).sends
-    assert len(sends) == 8, "one that is being computed, and 15 ms of 2.25 ms each"
+    assert len(sends) == 10, "one that is being computed, and 20 ms of 2.25 ms each"
 
 
 def test_work_is_spread_over_lanes_by_what_they_have_to_do() -> None:
