@@ -34,6 +34,8 @@ TICK_INTERVAL_S = 0.05
 RETRY_S = 0.2
 DRAIN_S = 5.0
 STALLED_S = 60.0
+AWAY_S = 5.0
+"""The report of each second has not been acknowledged for this long: requests are not answered here now."""
 
 
 class Dispatcher:
@@ -69,7 +71,7 @@ class Dispatcher:
         self._draining = False
         self._log_away = False
         self._started = False
-        self._progress_s = time.monotonic()
+        self._progress_s = self._told_s = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._wake_ms = 0.0
         self._pending: set[asyncio.Task[None]] = set()
@@ -83,6 +85,7 @@ class Dispatcher:
         # Not before the catalog is known: without it every request would be one for an unknown endpoint.
         await self._shards.join()
         self._started = True
+        self._told_s = time.monotonic()
         logger.info("dispatcher started", name=self._name)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -105,6 +108,9 @@ class Dispatcher:
             return "starting"
         if self._stopping.is_set():
             return "draining"
+        silent_s = time.monotonic() - self._told_s
+        if silent_s > AWAY_S:
+            return f"the log has acknowledged nothing for {silent_s:.0f} s"
         if not self._policy.fleet.catalog.endpoints:
             return "no endpoint in the catalog: run `headrace apply`"
         if not self._policy.fleet.ready_lanes:
@@ -311,6 +317,8 @@ class Dispatcher:
         except LogUnavailable:
             # The next report is a second away; an old one is worth nothing.
             logger.info("telemetry was not acknowledged")
+        else:
+            self._told_s = time.monotonic()
 
     async def _commit(self) -> None:
         try:
