@@ -31,7 +31,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that wait in one dispatcher; above it arrivals are refused as overloaded."""
     waiting_bytes_max: int = 2 << 30
     attempts_max: int = 3
-    recent_ids_max: int = 100_000
+    recent_ids_max: int = 50_000
     """Finished request ids that one dispatcher remembers, to ignore a repeated id."""
     tenants_max: int = 10_000
     """Tenants that are told apart; further ones share one account."""
