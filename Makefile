@@ -17,6 +17,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps rapidocr
 	@touch $@ $(STAMP)
 
 install: $(DEV)

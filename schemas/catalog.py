@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from schemas.decoding import strict
+from schemas.graph import GraphSpec
 
 CATALOG_VERSION = 1
 TASK_KEY_PREFIX = "task/"
@@ -22,8 +23,12 @@ class VariantSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One deployable form of a task's model; `accuracy` in [0, 1] is what floors are compared with."""
 
     name: str
-    file: str
-    sha256: str
+    file: str = ""
+    sha256: str = ""
+    call: str = ""
+    """`package.module:function` (or an entry point's name) instead of a file: a Python task, on CPU workers."""
+    call_ms_max: int = 10_000
+    """A call that has not returned by then fails its request."""
     accuracy: float
     accelerators: tuple[str, ...] = ("cpu",)
     inputs: tuple[TensorSpec, ...] = ()
@@ -61,7 +66,11 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The name that a client calls; `quotas` by tenant, `*` for every tenant not named."""
 
     name: str
-    task: str
+    task: str = ""
+    """Of an endpoint of one stage; else `graph`."""
+    graph: GraphSpec | None = None
+    revision: int = 0
+    """Counts the graphs that this endpoint has had: running requests finish on theirs."""
     defaults: Defaults = Defaults()
     quotas: dict[str, Quota] = {}
     version: int = CATALOG_VERSION

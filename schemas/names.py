@@ -10,6 +10,8 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 ACCELERATORS = ("cpu", "gpu", "vpu", "fpga")
 LANES_PER_CLASS = 16
 SHARDS = 8
+STAMPED = {"message.timestamp.type": "LogAppendTime"}
+SHORT = {"retention.ms": "3600000"}
 DEAD_LETTER_BYTES = 64 << 10
 """What a dead letter may have beyond the record that it keeps: the reason, and where it came from."""
 
@@ -55,6 +57,19 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.prefix}.work.{accelerator}"
 
     @property
+    def stages(self) -> str:
+        """What the names of all stage topics begin with."""
+        return f"{self.prefix}.stage."
+
+    def stage(self, endpoint: str, stage: str) -> str:
+        """Topic of the outputs of a stage; `stage` is the node's path, with dots."""
+        return f"{self.prefix}.stage.{endpoint}.{stage}"
+
+    @property
+    def tap_responses(self) -> str:
+        return f"{self.prefix}.tap.responses"
+
+    @property
     def dispatchers_group(self) -> str:
         return f"{self.prefix}.dispatchers"
 
@@ -90,19 +105,29 @@ class Names(msgspec.Struct, frozen=True):
         replication: int = 1,
     ) -> list[TopicSpec]:
         """Every topic of an installation, as `up` and each role make sure that they exist."""
-        common = {"max.message.bytes": str(record_bytes_max)}
-        if replication > 2:
-            common["min.insync.replicas"] = "2"
-        stamped = common | {"message.timestamp.type": "LogAppendTime"}
+        common = _common(record_bytes_max, replication)
+        stamped = common | STAMPED
         compacted = common | {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"}
-        short = common | {"retention.ms": "3600000"}
+        short = common | SHORT
         kept = stamped | {"retention.ms": str(response_retention_ms)}
         return [
             TopicSpec(self.requests, shards, kept),
             TopicSpec(self.responses, shards, kept),
+            TopicSpec(self.tap_responses, shards, kept),
             TopicSpec(self.telemetry, 1, short),
             TopicSpec(self.plan, 1, compacted),
             TopicSpec(self.catalog, 1, compacted),
             TopicSpec(self.dead_letters, 1, common | {"max.message.bytes": str(record_bytes_max + DEAD_LETTER_BYTES)}),
             *(TopicSpec(self.work(accelerator), lanes, short | stamped) for accelerator in ACCELERATORS),
         ]
+
+    def stage_topic(self, endpoint: str, stage: str, *, partitions: int = SHARDS, record_bytes_max: int = 2 << 20, replication: int = 1) -> TopicSpec:
+        """The topic of one stage, as `apply` makes sure that it exists: as many partitions as {p}.requests has."""
+        return TopicSpec(self.stage(endpoint, stage), partitions, _common(record_bytes_max, replication) | STAMPED | SHORT)
+
+
+def _common(record_bytes_max: int, replication: int) -> dict[str, str]:
+    common = {"max.message.bytes": str(record_bytes_max)}
+    if replication > 2:
+        common["min.insync.replicas"] = "2"
+    return common

@@ -68,6 +68,10 @@ class DispatcherReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kin
     """Requests since start by task, by lowest variant that meets their floor (`-` where none does)."""
     outcomes: dict[str, int] = {}
     """Terminal records seen since start, by outcome."""
+    running: dict[str, int] = {}
+    """Requests on graphs, by `endpoint@revision`."""
+    fan_out: dict[str, tuple[float, float]] = {}
+    """Rows of each for_each, as (mean, upper quantile), by `endpoint/path`."""
     version: int = TELEMETRY_VERSION
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from itertools import chain
@@ -53,6 +54,7 @@ SHOWN_CHARACTERS_MAX = 64
 SHOWN_AXES_MAX = 8
 _json_request = msgspec.json.Decoder(InferenceRequest).decode
 _msgpack_request = msgspec.msgpack.Decoder(InferenceRequest).decode
+_Reader = Callable[[msgspec.Raw, Datatype, list[int], int], Array]
 _NESTED_JSON = re.compile(rb"\s*\[\s*\[")
 # msgpack type bytes: bin 8/16/32 with the length of their headers, and arrays.
 _BINARY_HEADER_BYTES = {0xC4: 2, 0xC5: 3, 0xC6: 5}
@@ -118,11 +120,39 @@ def decode_inputs(
     read = _read_msgpack if packed else _read_json
     inputs: dict[str, Array] = {}
     for tensor, (datatype, shape, count) in zip(request.inputs, checked, strict=True):
-        try:
-            inputs[tensor.name] = read(tensor.data, datatype, shape, count).reshape(shape)
-        except (ValueError, msgspec.DecodeError, RecursionError) as error:
-            _refuse(tensor, str(error).replace("`$", "`data"))
+        inputs[tensor.name] = _read(read, tensor, datatype, shape, count)
     return DecodedRequest(inputs, rows, request.parameters, asked)
+
+
+def decode_selected(
+    body: bytes, content_type: str, wanted: Mapping[str, str], specs: Sequence[TensorSpec], limits: Limits
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The tensors of a request body that one stage takes (`wanted`: its input -> the request's tensor), and the request's parameters.
+
+    The request's other tensors stay undecoded. The same checks as decode_inputs; each input is checked against the spec of its name.
+    """
+    if len(body) > limits.payload_bytes_max:
+        raise TooLarge(f"the body has {len(body)} bytes, the limit is {limits.payload_bytes_max}")
+    request = _envelope(body, content_type)
+    _check_names([tensor.name for tensor in request.inputs], (), limits)
+    given = {tensor.name: tensor for tensor in request.inputs}
+    expected = {spec.name: spec for spec in specs}
+    read = _read_msgpack if content_type == MSGPACK_TYPE else _read_json
+    inputs: dict[str, Array] = {}
+    for name, source in wanted.items():
+        tensor = given.get(source)
+        if tensor is None:
+            raise BadRequest(f"input {_shown(source)} is missing{_near(source, list(given))}; the request has {', '.join(map(_shown, given))}")
+        datatype, shape, count = _check_head(tensor, expected.get(name), limits)
+        inputs[name] = _read(read, tensor, datatype, shape, count)
+    return inputs, request.parameters
+
+
+def _read(read: _Reader, tensor: InputTensor, datatype: Datatype, shape: list[int], count: int) -> Array:
+    try:
+        return read(tensor.data, datatype, shape, count).reshape(shape)
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
+        _refuse(tensor, str(error).replace("`$", "`data"))
 
 
 def _envelope(body: bytes, content_type: str) -> InferenceRequest:
@@ -275,4 +305,4 @@ def _from_lists(data: msgspec.Raw, datatype: Datatype, shape: list[int], count: 
     return from_list(values, datatype)
 
 
-__all__ = ["BYTES", "DATATYPES", "DecodedRequest", "decode_inputs", "decode_output", "encode_output", "encode_tensor"]
+__all__ = ["BYTES", "DATATYPES", "DecodedRequest", "decode_inputs", "decode_output", "decode_selected", "encode_output", "encode_tensor"]
