@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,10 @@ from schemas.catalog import VariantSpec
 
 Tensors = Mapping[str, NDArray[np.generic] | NDArray[np.object_]]
 """By name. BYTES tensors are object arrays of `bytes`; FP16 is float16. The first axis counts rows."""
+
+
+Call = Callable[[Tensors, bytes], Tensors]
+"""A Python task: one request's tensors (whose first axes may differ) and its parameters (a msgpack map, or empty). Raises BackendError."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +40,10 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """The only row counts that `infer` takes (ascending, a caller pads up to the next); empty: any up to batch_size_max."""
     memory_bytes: int = 0
     load_ms: float = 0.0
+    call: Call | None = None
+    """Set for a Python task: each request runs alone and whole through this, not through `infer`."""
+    call_ms_max: float = 0.0
+    """A call comes back by then, whatever it does."""
 
 
 class Backend(Protocol):

@@ -13,6 +13,7 @@ from typing import cast
 from schemas.errors import ConfigurationError, DeviceUnavailable
 from schemas.names import ACCELERATORS
 from workers.backend import Backend, BackendOptions
+from workers.cpu.python_tasks.backend import WithPythonTasks
 
 GROUP = "headrace.backends"
 BUILT_IN = {
@@ -60,5 +61,6 @@ def backend_factory(name: str) -> BackendFactory:
 
 
 def create_backend(options: BackendOptions, name: str | None = None) -> Backend:
-    """Build the named backend, or the accelerator class's own."""
-    return backend_factory(name or default_backend(options.accelerator))(options)
+    """Build the named backend, or the accelerator class's own; on the CPU with Python tasks beside its models."""
+    backend = backend_factory(name or default_backend(options.accelerator))(options)
+    return WithPythonTasks(backend) if options.accelerator == "cpu" else backend

@@ -13,6 +13,7 @@ from schemas.errors import BackendError, BadRequest, RequestError
 from schemas.limits import Limits
 from schemas.tensors import DecodedRequest, decode_inputs
 from workers.backend import Backend, Loaded, Tensors
+from workers.inputs import decode_rows
 from workers.policy.batcher import Batch, BatchRules, QueuedOrder
 
 MESSAGE_CHARACTERS_MAX = 500
@@ -61,7 +62,11 @@ def compute(backend: Backend, served: Served, batch: Batch, limits: Limits) -> C
     for result in results:
         try:
             queued = result.queued
-            decoded = decode_inputs(queued.body, queued.content_type, spec.inputs, limits, outputs=spec.outputs)
+            part = queued.order.part
+            if part is None:
+                decoded = decode_inputs(queued.body, queued.content_type, spec.inputs, limits, outputs=spec.outputs)
+            else:
+                decoded = decode_rows(queued, part, spec, limits)
         except RequestError as error:
             result.error = error
         else:
@@ -82,21 +87,25 @@ def _run(backend: Backend, served: Served, members: list[_Member]) -> int:
     except Exception as error:
         if len(members) > 1:
             return sum(_run(backend, served, [member]) for member in members)
-        text = f"{served.variant}: {type(error).__name__}: {error}"
-        members[0].result.error = BackendError(text[:MESSAGE_CHARACTERS_MAX])
+        members[0].result.error = BackendError(described(served.variant, error))
         return 0
     computed_ms = (time.perf_counter() - started) * 1e3
     for member, own in zip(members, split, strict=True):
         result = member.result
         result.computed_ms, result.rows = computed_ms, rows
         try:
-            result.outputs = _asked(own, member.decoded.outputs)
+            result.outputs = asked(own, member.decoded.outputs)
         except BadRequest as error:
             result.error = error
     return served.rules.padded(rows)
 
 
-def _asked(outputs: dict[str, Array], names: list[str] | None) -> dict[str, Array]:
+def described(variant: str, error: Exception) -> str:
+    """What a runtime raised, as an answer says it."""
+    return f"{variant}: {type(error).__name__}: {error}"[:MESSAGE_CHARACTERS_MAX]
+
+
+def asked(outputs: dict[str, Array], names: list[str] | None) -> dict[str, Array]:
     """The outputs that the request asks for; a variant that declares none is only checked here."""
     if names is None:
         return outputs

@@ -46,6 +46,10 @@ class Installed:
         """It is warm, and this is what it costs."""
         self._estimators[hosted.handle] = estimator
 
+    def tasks(self) -> list[str]:
+        """Handles of the Python tasks that are in memory."""
+        return [handle for handle, loaded in self._loaded.items() if loaded.call is not None]
+
     def forget(self, hosted: Hosted) -> None:
         for by_handle in (self._loaded, self._served, self._estimators):
             by_handle.pop(hosted.handle, None)
@@ -55,7 +59,8 @@ class Installed:
         loaded, estimator = self._loaded[hosted.handle], self._estimators[hosted.handle]
         loaded_for = hosted.wanted.batch_size_max
         rows_max = min(batch_size_max or loaded_for, loaded_for, loaded.spec.batch_size_max, *loaded.batch_sizes[-1:])
-        rules = BatchRules(estimator.at, max(rows_max, 1), loaded.batch_sizes)
+        whole = loaded.call is not None
+        rules = BatchRules(estimator.at, 1 if whole else max(rows_max, 1), loaded.batch_sizes, whole)
         self._served[hosted.handle] = Served(hosted.variant, hosted.handle, loaded, rules)
         return rules
 

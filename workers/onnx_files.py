@@ -172,6 +172,8 @@ def read_variant(spec: VariantSpec, file: Path, *, bytes_max: int = Limits().mod
 
     The variant's outputs may be some of the model's. Raises ModelRefused with the reason; for a model that does not fit, with each difference.
     """
+    if spec.call:
+        raise ModelRefused(f"{spec.name} is a Python task ({spec.call}): only CPU workers run those")
     data = read_file(file, sha256=spec.sha256 or None, bytes_max=bytes_max)
     model = parse_model(data, file.name)
     signature = signature_of(model, spec.name, outputs={tensor.name for tensor in spec.outputs})

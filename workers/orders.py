@@ -6,7 +6,7 @@ import msgspec
 
 from broker.log import Record
 from schemas.request import answer_type_of
-from schemas.work import WORK_HEADER, WorkOrder, decode_order
+from schemas.work import WORK_HEADER, WorkOrder, decode_order, order_name
 from workers.policy.batcher import QueuedOrder
 
 
@@ -19,7 +19,8 @@ def read_order(record: Record) -> QueuedOrder:
         raise ValueError(str(error)) from None
     if not request_id:
         raise ValueError("the record has no key")
-    return QueuedOrder(request_id, order, record.value or b"", answer_type_of(record.headers), record.partition, record.offset)
+    name = request_id if order.part is None else order_name(request_id, order.part.instance)
+    return QueuedOrder(name, request_id, order, record.value or b"", answer_type_of(record.headers), record.partition, record.offset)
 
 
 def _decoded(record: Record) -> WorkOrder:

@@ -11,8 +11,9 @@ import msgspec
 import structlog
 
 from schemas.errors import HeadraceError
-from workers.answers import Answers, Origin
+from workers.answers import Answers
 from workers.backend import Backend, Device, Loaded
+from workers.calls import compute_calls
 from workers.computation import Computed, ComputedBatch, Served, compute
 from workers.device_thread import DeviceThread
 from workers.installation import Installation
@@ -21,6 +22,7 @@ from workers.metrics import WorkerMetrics
 from workers.policy.batcher import Batch, Batcher, QueuedOrder, Wait
 from workers.policy.estimator import LatencyEstimator
 from workers.policy.hosting import Command, Hosted, HostedVariants, Load, Unload, Wanted, Warm
+from workers.said import Origin
 from workers.settings import WorkerSettings
 
 logger = structlog.get_logger()
@@ -134,6 +136,11 @@ class Serving:
         if self._timer is not None:
             self._timer.cancel()
 
+    def unload_tasks(self) -> None:
+        """End the processes of Python tasks, after whatever runs now; models end with this process."""
+        for handle in self.installed.tasks():
+            self._thread.submit(partial(self._backend.unload, handle), _ignored)
+
     def _pump(self, *, arriving: bool) -> None:
         now_ms = self._now_ms()
         assert self.answers is not None
@@ -177,9 +184,11 @@ class Serving:
             hosted = self.hosting.serving(decision.variant)
             assert hosted is not None, f"{decision.variant} was unloaded while orders waited for it"
             served = self.installed.served(hosted)
-            hangs_ms = max(self._settings.hang_factor * decision.expected_ms, self._settings.hang_ms_min)
+            hangs_ms = max(self._settings.hang_factor * decision.expected_ms, self._settings.hang_ms_min + served.loaded.call_ms_max)
             self._running = _Running("a batch", decision.variant, served.handle, now_ms, hangs_ms, decision)
-            self._thread.submit(partial(compute, self._backend, served, decision, self._settings.limits), partial(self._computed, served))
+            limits = self._settings.limits
+            run = partial(compute_calls, served) if served.loaded.call is not None else partial(compute, self._backend, served)
+            self._thread.submit(partial(run, decision, limits), partial(self._computed, served))
 
     def _computed(self, served: Served, result: ComputedBatch | None, error: BaseException | None) -> None:
         running, self._running = self._running, None

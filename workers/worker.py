@@ -284,6 +284,7 @@ class Worker:
         if self._serving is not None:
             self._report()
             await self._lanes.commit()
+            self._serving.unload_tasks()
         await self._answers.close()
         await self._writer.close()
         await self._lanes.close()

@@ -185,7 +185,7 @@ class Unreliable:
 
 async def unreliable(stage: Stage) -> Unreliable:
     writer = Unreliable(stage.worker._writer)
-    stage.worker._answers._writer = writer
+    stage.worker._answers._delivery._writer = writer
     return writer
 
 

@@ -15,13 +15,16 @@ from prometheus_client import CollectorRegistry
 
 from broker.log import Log, TopicPartition
 from schemas.catalog import TaskSpec, TensorSpec, VariantSpec, catalog_key, encode_catalog
-from schemas.names import Names
+from schemas.limits import Limits
+from schemas.names import Names, TopicSpec
 from schemas.plan import PLAN_KEY, Binding, Plan, encode_plan
 from schemas.profile import Latency, Profile
+from schemas.raw_tensors import decode_raw, encode_raw
+from schemas.stage import StageRecord, decode_stage
 from schemas.telemetry import Returned, WorkerReport, decode_telemetry
 from schemas.tensors import encode_tensor
 from schemas.terminal import JSON_TYPE, MSGPACK_TYPE, Terminal, decode_terminal
-from schemas.work import WORK_HEADER, WORK_VERSION, WorkOrder, encode_order
+from schemas.work import WORK_HEADER, WORK_VERSION, StagePart, WorkOrder, encode_order, order_name
 from workers.backend import Backend, Device, Loaded, Tensors
 from workers.settings import WorkerSettings
 from workers.worker import Worker
@@ -32,6 +35,10 @@ PROBS = (TensorSpec("probs", "FP32", (-1, 10)),)
 
 def variant(name: str, *, sha256: str = "0" * 64, inputs=IMAGE, outputs=PROBS) -> VariantSpec:
     return VariantSpec(name=name, file=f"{name}.onnx", sha256=sha256, accuracy=0.9, inputs=inputs, outputs=outputs)
+
+
+def python_task(name: str, call: str, **fields: Any) -> VariantSpec:
+    return VariantSpec(name=name, call=call, accuracy=1.0, **fields)
 
 
 def fashion(name: str, folder: Path) -> VariantSpec:
@@ -123,20 +130,27 @@ class Stage:
         self.returned: dict[str, str] = {}
         self.answers: dict[str, list[Terminal]] = {}
         self.answered_ms: dict[str, float] = {}
+        self.staged: dict[str, list[Any]] = {}
+        """Stage records by order name, as the log hands them out."""
         self.dead: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Stage:
-        await self.log.create_topics(self.names.topics(shards=2, lanes=2))
+        await self.log.create_topics([*self.names.topics(shards=2, lanes=2), TopicSpec(self.stage_topic, 2, {})])
         self._writer = self.log.writer("stage")
         await self._writer.start()
         self._reader = self.log.reader("stage-reader")
         await self._reader.start()
-        topics = [(self.names.responses, 0), (self.names.responses, 1), (self.names.telemetry, 0), (self.names.dead_letters, 0)]
+        topics = [(topic, shard) for topic in (self.names.responses, self.stage_topic) for shard in (0, 1)]
+        topics += [(self.names.telemetry, 0), (self.names.dead_letters, 0)]
         await self._reader.assign({TopicPartition(topic, number): "earliest" for topic, number in topics})
         self._tasks.append(asyncio.create_task(self._read()))
         self.start_worker()
         return self
+
+    @property
+    def stage_topic(self) -> str:
+        return self.names.stage("fashion", "classify")
 
     def start_worker(self) -> None:
         self.worker = self._make()
@@ -161,6 +175,9 @@ class Stage:
     def _take(self, topic: str, record: Any) -> None:
         if topic == self.names.dead_letters:
             self.dead.append(record)
+        elif topic == self.stage_topic:
+            stage = decode_stage(dict(record.headers)[WORK_HEADER])
+            self.staged.setdefault(order_name(record.key.decode(), stage.instance), []).append(record)
         elif topic == self.names.responses:
             self.answers.setdefault(record.key.decode(), []).append(decode_terminal(record.value))
             self.answered_ms.setdefault(record.key.decode(), record.timestamp)
@@ -222,6 +239,29 @@ class Stage:
         content_type = MSGPACK_TYPE if raw else JSON_TYPE
         headers = [(WORK_HEADER, encode_order(WorkOrder(**known | fields))), ("content-type", content_type.encode())]
         return request_id.encode(), body, headers
+
+    def part(
+        self,
+        request_id: str,
+        name: str,
+        *,
+        instance: str = "classify",
+        final: bool = False,
+        tensors: dict[str, np.ndarray] | None = None,
+        **rest: Any,
+    ) -> Any:
+        """An order for one stage of a graph: `body` (if any) and raw `tensors`; `rest` goes to the part where that has such a field, else on."""
+        heads, parts = encode_raw(tensors or {})
+        body = rest.pop("body", b"")
+        fields = {field: rest.pop(field) for field in StagePart.__struct_fields__ if field in rest}
+        made: dict[str, Any] = {"revision": 3, "topic": "" if final else self.stage_topic, "request_bytes": len(body), "tensors": heads}
+        return self.order(request_id, name, body=body + b"".join(parts), part=StagePart(instance, **made | fields), stage=instance, **rest)
+
+    async def stage_results(self, *names: str) -> list[tuple[StageRecord, dict[str, np.ndarray]]]:
+        """The first stage record of each order, with its tensors."""
+        await self.until(lambda: all(name in self.staged for name in names))
+        found = [(decode_stage(dict(record.headers)[WORK_HEADER]), record.value) for record in (self.staged[name][0] for name in names)]
+        return [(record, decode_raw(value or b"", 0, record.tensors, Limits())) for record, value in found]
 
     async def send(self, *orders: Any, lane: int = 0) -> None:
         await self.write(self.names.work("cpu"), lane, *orders)

@@ -47,7 +47,7 @@ class Bench:
 
     def add(self, request_id: str, variant: str, deadline_in: int, rows: int, priority: int) -> None:
         order = WorkOrder(WORK_VERSION, "e", "main", variant, 0.9, "w", 1, 0, 0, int(self.now_ms + deadline_in), rows, 1, 1, priority)
-        if self.batcher.add(QueuedOrder(request_id, order, b"", "", 0, 0)):
+        if self.batcher.add(QueuedOrder(request_id, request_id, order, b"", "", 0, 0)):
             self.accepted[request_id] += 1
 
     def act(self, *, arriving: bool) -> None:

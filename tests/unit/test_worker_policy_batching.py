@@ -11,7 +11,7 @@ from schemas.profile import Latency
 from schemas.work import WORK_VERSION, WorkOrder
 from workers.policy.batcher import Batch, Batcher, BatchRules, QueuedOrder, Wait
 from workers.policy.credits import credits_of
-from workers.policy.estimator import REFRESH_SAMPLES, WINDOW_SAMPLES, LatencyEstimator
+from workers.policy.estimator import REFRESH_SAMPLES, TAIL_SAMPLES, WINDOW_SAMPLES, LatencyEstimator
 from workers.policy.progress import LaneProgress
 
 
@@ -22,7 +22,7 @@ def linear(fixed_ms: float, row_ms: float) -> Any:
 
 def queued(request_id: str, *, deadline_ms: int = 1_000, rows: int = 1, variant: str = "t/v", attempt: int = 1, priority: int = 0) -> QueuedOrder:
     order = WorkOrder(WORK_VERSION, "e", "main", variant, 0.9, "w", 1, 0, 0, deadline_ms, rows, attempt, 1, priority)
-    return QueuedOrder(request_id, order, b"", "application/json", 0, 0)
+    return QueuedOrder(request_id, request_id, order, b"", "application/json", 0, 0)
 
 
 def batcher(*orders: QueuedOrder, rows_max: int = 8, latency: Any = None, sizes: tuple[int, ...] = ()) -> Batcher:
@@ -133,6 +133,15 @@ def test_an_id_is_queued_once_and_keeps_the_higher_attempt() -> None:
     assert made.add(queued("a"))
 
 
+def test_a_later_attempt_for_another_variant_changes_what_is_said_and_not_what_is_computed() -> None:
+    made = batcher(queued("a", rows=2))
+    assert not made.add(queued("a", attempt=2, variant="t/w", rows=5))
+    known = made.known("a")
+    assert (known.order.attempt, known.order.variant, known.order.rows) == (2, "t/v", 2)
+    assert start(made) == ["a"]
+    assert (made.waiting("t/v"), made.waiting("t/w"), made.waiting_rows) == (0, 0, 0)
+
+
 def test_a_request_larger_than_a_batch_runs_alone() -> None:
     made = batcher(queued("big", rows=20, deadline_ms=900), queued("small", deadline_ms=950))
     decision = made.next_batch(0.0)
@@ -234,6 +243,42 @@ def test_between_sizes_and_beyond_them_measurements_count_by_ratio() -> None:
         made.observe(10, 8.0)
         made.observe(20, 2.0 * 22 / 3)
     assert made.at(16).p50_ms == pytest.approx(12.0, rel=0.2)
+
+
+@pytest.mark.parametrize("actual_ms", [100.0, 0.05])
+def test_a_guess_gives_way_to_the_first_few_calls(actual_ms: float) -> None:
+    made = LatencyEstimator({1: Latency(1.0, 3.0)})
+    for _ in range(2):
+        made.observe(1, actual_ms)
+    assert made.at(1).p50_ms == 1.0
+    made.observe(1, actual_ms)
+    assert made.at(1).p50_ms == pytest.approx(actual_ms, rel=0.5, abs=0.3)
+    for _ in range(5):
+        made.observe(1, actual_ms)
+    assert made.at(1).p50_ms == pytest.approx(actual_ms, rel=0.1, abs=0.05)
+    assert made.at(1).p95_ms == pytest.approx(3 * made.at(1).p50_ms), "too few for a tail of its own"
+    for _ in range(TAIL_SAMPLES):
+        made.observe(1, actual_ms)
+    assert made.at(1).p95_ms == pytest.approx(actual_ms, rel=0.15, abs=0.15)
+
+
+def test_a_slow_first_call_is_not_believed() -> None:
+    made = LatencyEstimator({1: Latency(1.0, 3.0)})
+    made.observe(1, 800.0)
+    for _ in range(3):
+        made.observe(1, 2.0)
+        assert made.at(1).p95_ms < 10.0
+
+
+def test_a_python_task_runs_each_request_alone_and_whole() -> None:
+    rules = BatchRules(LatencyEstimator({1: Latency(1.0, 3.0)}).at, 1, (), True)
+    assert (rules.padded(1), rules.padded(500), rules.p95_ms(500), rules.efficient_rows()) == (1, 1, 3.0, 1)
+    made = Batcher(hop_ms=8.0)
+    made.host("t/v", rules)
+    for order in (queued("a", rows=16), queued("b", rows=1), queued("c", rows=1)):
+        made.add(order)
+    assert made.drop_late(988.0) == []
+    assert [start(made, arriving=True) for _ in range(3)] == [["a"], ["b"], ["c"]]
 
 
 def test_credits_hold_two_efficient_batches_or_the_bridging_time() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.catalog import VariantSpec
+import msgspec
+
+from schemas.catalog import TensorSpec, VariantSpec
 from workers.policy.hosting import BACK_OFF_MS, DRAIN_MS, DRAINING, FAILED, LOADING, READY, WARMING, HostedVariants, Load, Unload, Wanted, Warm
 
 
@@ -191,6 +193,23 @@ def test_another_file_is_tried_at_once() -> None:
     device.broken = set()
     device.plan(1, "a", sha256="b")
     assert device.settle() == ["load a", "warm a"]
+
+
+def test_a_python_task_is_told_by_how_it_is_called() -> None:
+    def plan(epoch: int, **fields: Any) -> None:
+        spec = VariantSpec(name="t", call="package.module:function", accuracy=1.0)
+        device.hosting.plan(epoch, {"t": Wanted(msgspec.structs.replace(spec, **fields), 1, 1)}, 0.0)
+
+    device = Device()
+    plan(1)
+    assert device.settle() == ["load t", "warm t"]
+    plan(2)
+    assert device.settle() == []
+    for number, change in enumerate(({"call": "package.module:other"}, {"call_ms_max": 7}, {"outputs": (TensorSpec("y", "FP32", (-1,)),)}), 3):
+        plan(number, **change)
+        loaded, _ = device.settle()
+        assert loaded.startswith("load t"), change
+        device.settle(DRAIN_MS)
 
 
 def test_a_plan_of_which_nothing_loads_does_not_end_the_service() -> None:

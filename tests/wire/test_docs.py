@@ -36,7 +36,7 @@ from workers.metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {page.name: page.read_text() for page in (*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"))}
-OURS = ("quickstart.md", "wire.md", "operations.md", "models.md", "embedded.md", "CONTRIBUTING.md")
+OURS = ("quickstart.md", "wire.md", "operations.md", "models.md", "graphs.md", "embedded.md", "CONTRIBUTING.md")
 MARK = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->\n((?:\|.*\n)+)", re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -118,7 +118,7 @@ def test_the_tables_are_there() -> None:
         "schemas.terminal.ErrorDetail",
         "schemas.terminal.PathStep",
         "schemas.profile.Profile",
-        "deploy.catalog_files.VARIANT_KEYS",
+        "deploy.catalog_tasks.VARIANT_KEYS",
     }
 
 

@@ -21,11 +21,14 @@ BATCH_OVERHEAD_MS = 0.3
 
 
 class QueuedOrder(msgspec.Struct, eq=False):
-    """A work order with the bytes of its request, from its arrival on the lane until its answer."""
+    """A work order with its record's bytes, from its arrival on the lane until its answer."""
 
     id: str
+    """The order's name: two stages of one request, or two rows of it, are two orders."""
+    request_id: str
     order: WorkOrder
     body: bytes
+    """The record's value: the request's body, and the raw tensors that the order's part describes."""
     content_type: str
     lane: int
     offset: int
@@ -39,9 +42,13 @@ class BatchRules(msgspec.Struct, frozen=True):
     latency_at: LatencyAt
     rows_max: int
     sizes: tuple[int, ...] = ()
+    whole: bool = False
+    """A Python task: each request is one call, however many rows it has. `rows_max` is 1 then, so that a batch is one request."""
 
     def padded(self, rows: int) -> int:
         """The rows that are computed for `rows`: the next size of the backend; beyond rows_max, chunks of it."""
+        if self.whole:
+            return 1
         whole, rest = divmod(rows, self.rows_max)
         return whole * self.size_for(self.rows_max) + (self.size_for(rest) if rest else 0)
 
@@ -117,16 +124,17 @@ class Batcher:
         queue = self._queues.get(variant)
         return queue.waiting if queue else 0
 
-    def known(self, request_id: str) -> QueuedOrder | None:
-        """The order with this id that waits or runs."""
-        return self._known.get(request_id)
+    def known(self, name: str) -> QueuedOrder | None:
+        """The order of this name that waits or runs."""
+        return self._known.get(name)
 
     def add(self, queued: QueuedOrder) -> bool:
         """Queue an order of a hosted variant; False where its id already waits or runs (the answer then says the higher attempt)."""
         known = self._known.get(queued.id)
         if known is not None:
             if queued.order.attempt > known.order.attempt:
-                known.order = queued.order
+                # All else stays as it came: the later order may name another variant, or describe other tensors than are held here.
+                known.order = msgspec.structs.replace(known.order, attempt=queued.order.attempt, epoch=queued.order.epoch)
             return False
         order = queued.order
         queue = self._queues[order.variant]

@@ -14,6 +14,12 @@ PRIOR_SAMPLES = 16
 """What the profile (and the variant's other batch sizes) weigh against a batch size's own measurements."""
 REFRESH_SAMPLES = 8
 """Estimates are made anew after this many measurements, so that a batch costs microseconds here."""
+GUESS_SAMPLES = 1
+"""What a profile that nobody measured weighs: it is a guess, and may be wrong by orders of magnitude."""
+FIRST_SAMPLES = 3
+"""Of a guess, the first correction comes after so many: the median of three does not believe a slow first call."""
+TAIL_SAMPLES = 20
+"""Of a guess, the 95th percentile is the median times the guessed tail before there are so many: it would be the worst call so far."""
 
 
 class _Window:
@@ -38,16 +44,13 @@ class _Window:
         return self._sorted[min(int(part * len(self._sorted)), len(self._sorted) - 1)]
 
 
-def _blend(measured: float, samples: int, prior: float) -> float:
-    return (measured * samples + prior * PRIOR_SAMPLES) / (samples + PRIOR_SAMPLES)
-
-
 class LatencyEstimator:
     """One variant's latency by rows.
 
     A measurement counts as its ratio to the profile's median at those rows, so that batches between the profiled sizes say something too.
     A size's own ratios are shrunk towards those of all sizes together, and these towards the profile (1.0): with few samples the profile
-    rules, with many the device. Estimates never fall with growing batches.
+    rules, with many the device. Estimates never fall with growing batches. A profile without samples is a guess, which the first few
+    measurements replace.
     """
 
     def __init__(self, profile: dict[int, Latency]) -> None:
@@ -59,6 +62,8 @@ class LatencyEstimator:
         self._windows = {size: _Window() for size in self._sizes}
         self._all = _Window()
         self._since_refresh = 0
+        self._guessed = not any(latency.samples for latency in profile.values())
+        self._prior_samples = GUESS_SAMPLES if self._guessed else PRIOR_SAMPLES
         self._estimates = dict(self._profile)
         self._by_rows: dict[int, Latency] = {}
 
@@ -75,7 +80,7 @@ class LatencyEstimator:
         self._windows[self._sizes[at]].add(ratio)
         self._all.add(ratio)
         self._since_refresh += 1
-        if self._since_refresh >= REFRESH_SAMPLES:
+        if self._since_refresh >= REFRESH_SAMPLES or (self._guessed and FIRST_SAMPLES <= len(self._all) < REFRESH_SAMPLES):
             self._refresh()
 
     def at(self, rows: int) -> Latency:
@@ -94,6 +99,9 @@ class LatencyEstimator:
         last = latency_at(self._estimates, rest) if rest else Latency(0.0, 0.0, full.samples)
         return Latency(whole * full.p50_ms + last.p50_ms, whole * full.p95_ms + last.p95_ms, full.samples)
 
+    def _blend(self, measured: float, samples: int, prior: float) -> float:
+        return (measured * samples + prior * self._prior_samples) / (samples + self._prior_samples)
+
     def _refresh(self) -> None:
         self._since_refresh = 0
         self._by_rows = {}
@@ -104,10 +112,12 @@ class LatencyEstimator:
         for size, prior in self._profile.items():
             window = self._windows[size]
             tail = prior.p95_ms / max(prior.p50_ms, 1e-6)
-            ratio_50, ratio_95 = _blend(common_50, total, 1.0), _blend(common_95, total, tail)
+            ratio_50, ratio_95 = self._blend(common_50, total, 1.0), self._blend(common_95, total, tail)
             if window:
-                ratio_50 = _blend(window.quantile(0.5), len(window), ratio_50)
-                ratio_95 = _blend(window.quantile(0.95), len(window), ratio_95)
+                ratio_50 = self._blend(window.quantile(0.5), len(window), ratio_50)
+                ratio_95 = self._blend(window.quantile(0.95), len(window), ratio_95)
+            if self._guessed and total < TAIL_SAMPLES:
+                ratio_95 = ratio_50 * tail
             p50s.append(prior.p50_ms * ratio_50)
             p95s.append(prior.p50_ms * ratio_95)
         monotone = zip(self._sizes, accumulate(p50s, max), accumulate(p95s, max), strict=True)

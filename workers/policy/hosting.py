@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import msgspec
 
@@ -62,7 +62,7 @@ Command = Load | Warm | Unload
 
 
 class _Failure(msgspec.Struct, frozen=True):
-    sha256: str
+    identity: Hashable
     epoch: int
     tries: int
     until_ms: float
@@ -137,8 +137,8 @@ class HostedVariants:
         before = self._failures.get(hosted.variant)
         tries = before.tries + 1 if before else 1
         back_off_ms = min(BACK_OFF_MS * 2 ** (tries - 1), BACK_OFF_MS_MAX)
-        sha256 = hosted.wanted.spec.sha256 if hosted.wanted.spec else ""
-        self._failures[hosted.variant] = _Failure(sha256, hosted.epoch, tries, now_ms + back_off_ms)
+        identity = _identity(hosted.wanted.spec) if hosted.wanted.spec else None
+        self._failures[hosted.variant] = _Failure(identity, hosted.epoch, tries, now_ms + back_off_ms)
 
     def unloaded(self, hosted: Hosted) -> None:
         self._hosted.remove(hosted)
@@ -216,19 +216,23 @@ class HostedVariants:
         return hosted
 
     def _forgive(self, now_ms: float) -> None:
-        """A failed variant is tried again for another file at once, for a newer plan after its back-off."""
+        """A failed variant is tried again for another file (or call) at once, for a newer plan after its back-off."""
         for hosted in [hosted for hosted in self._hosted if hosted.state == FAILED]:
             failure, wanted = self._failures.get(hosted.variant), self._wanted.get(hosted.variant)
             if failure is None or wanted is None or wanted.spec is None:
                 continue
-            other_file = wanted.spec.sha256 != failure.sha256
-            if other_file or (self.epoch > failure.epoch and now_ms >= failure.until_ms):
+            if _identity(wanted.spec) != failure.identity or (self.epoch > failure.epoch and now_ms >= failure.until_ms):
                 self._hosted.remove(hosted)
+
+
+def _identity(spec: VariantSpec) -> Hashable:
+    """What is loaded: a file by its bytes; a Python task by all that the catalog says of how it is called."""
+    return (spec.call, spec.call_ms_max, spec.inputs, spec.outputs) if spec.call else spec.sha256
 
 
 def _fits(hosted: Wanted, wanted: Wanted) -> bool:
     """Whether what was loaded can serve what is wanted; a smaller batch limit needs no other form."""
     if hosted.spec is None or wanted.spec is None:
         return False
-    same = hosted.spec.sha256 == wanted.spec.sha256 and hosted.spec.file == wanted.spec.file and hosted.threads == wanted.threads
+    same = _identity(hosted.spec) == _identity(wanted.spec) and hosted.spec.file == wanted.spec.file and hosted.threads == wanted.threads
     return same and hosted.batch_size_max >= wanted.batch_size_max
