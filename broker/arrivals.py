@@ -1,17 +1,23 @@
-"""From a record of {p}.requests to what the policy knows of a request, and from the policy's answers to records: the dispatcher's codec."""
+"""From records to what the policy knows: requests, what a graph looks at in them, and stage records."""
 
 from __future__ import annotations
 
-from broker.log import Message, Record
-from broker.policy.entry import Answer, Entry, Send
+from typing import Any
+
+import msgspec
+from graphs.compiled import Graph
+
+from broker.log import Record
+from broker.policy.entry import Entry
+from graphs.tensor import Tensor
+from schemas.datatypes import Array, datatype_of, to_raw
 from schemas.errors import BadRequest, TooLarge
 from schemas.limits import Limits
 from schemas.request import answer_type_of, read_routing, request_id_of
-from schemas.terminal import JSON_TYPE, TERMINAL_VERSION, ErrorDetail, Terminal, encode_terminal
-from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, WORK_VERSION, WorkOrder, encode_order
-
-SINGLE_STAGE = "main"
-"""The name of the one stage of an endpoint without a graph."""
+from schemas.stage import StageRecord, decode_stage
+from schemas.tensors import decode_inputs
+from schemas.terminal import JSON_TYPE
+from schemas.work import WORK_HEADER
 
 
 def read_entry(record: Record, limits: Limits) -> Entry:
@@ -42,61 +48,31 @@ def read_entry(record: Record, limits: Limits) -> Entry:
     )
 
 
-def work_message(send: Send, epoch: int) -> Message:
-    """The order for a worker: the request's own bytes, untouched, with the work header beside them."""
-    entry = send.entry
-    record: Record = entry.payload  # pyright: ignore[reportAssignmentType]
-    order = WorkOrder(
-        WORK_VERSION,
-        entry.endpoint,
-        SINGLE_STAGE,
-        send.variant,
-        send.accuracy,
-        send.worker,
-        send.incarnation,
-        entry.shard,
-        entry.received_ms,
-        entry.deadline_ms,
-        entry.rows,
-        send.attempt,
-        epoch,
-        entry.priority,
-        entry.traceparent,
-    )
-    headers = [(WORK_HEADER, encode_order(order))]
-    if record.headers:
-        headers.extend((name, value) for name, value in record.headers if name.lower() == CONTENT_TYPE_HEADER)
-    return entry.key, record.value, headers
+def read_stage(record: Record) -> StageRecord | None:
+    """The stage record that a record of a stage topic carries; None for what is none."""
+    for name, value in record.headers or ():
+        if name == WORK_HEADER:
+            try:
+                found = decode_stage(value)
+            except msgspec.DecodeError:
+                return None
+            return found if record.key and sum(head.size for head in found.tensors) == len(record.value or b"") else None
+    return None
 
 
-def answer_message(answer: Answer, epoch: int, now_ms: float) -> Message:
-    """The terminal record of a request that no worker answers, in the content type of the request."""
-    entry = answer.entry
-    record: Record = entry.payload  # pyright: ignore[reportAssignmentType]
-    content_type = answer_type_of(record.headers) if record.headers else JSON_TYPE
-    terminal = Terminal(
-        id=entry.key.decode(),
-        outcome=answer.outcome,
-        endpoint=entry.endpoint,
-        error=ErrorDetail(answer.code, answer.message, SINGLE_STAGE if entry.attempts else None),
-        path=[],
-        received_ms=entry.received_ms,
-        finished_ms=int(now_ms),
-        deadline_ms=entry.deadline_ms or None,
-        attempts=entry.attempts,
-        epoch=epoch,
-        traceparent=entry.traceparent,
-        version=TERMINAL_VERSION,
-    )
-    return entry.key, encode_terminal(terminal, content_type), [(CONTENT_TYPE_HEADER, content_type.encode())]
+def open_request(payload: object, graph: Graph) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The parameters and tensors of a request that its graph looks at; nothing is decoded where it looks at none. Raises RequestError."""
+    if not graph.fields and not graph.request_tensors:
+        return {}, {}
+    record: Record = payload  # pyright: ignore[reportAssignmentType]
+    decoded = decode_inputs(record.value or b"", answer_type_of(record.headers) if record.headers else JSON_TYPE, (), Limits())
+    tensors = {name: _tensor(name, array) for name, array in decoded.inputs.items() if name in graph.request_tensors}
+    missing = graph.request_tensors - tensors.keys()
+    if missing:
+        raise BadRequest(f"input {min(missing)!r} is missing; the endpoint's graph looks at it")
+    return {name: value for name, value in decoded.parameters.items() if name in graph.fields}, tensors
 
 
-def dead_letter_message(record: Record, reason: str, *, whole: bool = True) -> Message:
-    """The original key, value and headers (not `whole`: none of them), with why and from where."""
-    added = (
-        ("headrace-reason", reason.encode()),
-        ("headrace-topic", record.topic.encode()),
-        ("headrace-partition", str(record.partition).encode()),
-        ("headrace-offset", str(record.offset).encode()),
-    )
-    return (record.key, record.value, [*record.headers, *added]) if whole else (None, None, list(added))
+def _tensor(name: str, values: Array) -> Tensor:
+    datatype = datatype_of(values)
+    return Tensor(name, datatype.name, values.shape, to_raw(values, datatype))

@@ -118,6 +118,16 @@ class Client:
         if link is not None:
             await link.close()
 
+    @property
+    def log(self) -> Log:
+        """The log behind it, for tools that read other topics. Raises ConfigurationError where the client is not open."""
+        return self._open().log
+
+    @property
+    def names(self) -> Names:
+        """Of topics and keys."""
+        return self._names
+
     async def submit(self, endpoint: str, inputs: Mapping[str, Any], **options: Unpack[RequestOptions]) -> str:
         """Publish a request; returns its id once the log has acknowledged it.
 

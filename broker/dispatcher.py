@@ -6,20 +6,24 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from broker.arrivals import answer_message, dead_letter_message, read_entry, work_message
+from broker.arrivals import open_request, read_entry, read_stage
 from broker.control import Control
 from broker.dispatcher_metrics import DispatcherMetrics
 from broker.log import Ack, Log, Message, Record
+from broker.messages import answer_message, tap_message, work_message
+from broker.outbox import RETRY_S, Outbox
 from broker.policy import events as ev
 from broker.policy.dispatcher import DispatcherPolicy
 from broker.policy.entry import Commands, Entry
 from broker.policy.settings import DispatcherSettings
 from broker.shards import Records, Shards
-from schemas.errors import LogUnavailable, TooLarge, Unattributable
+from schemas.catalog import Catalog
+from schemas.errors import LogUnavailable, Unattributable
 from schemas.limits import Limits
 from schemas.names import Names
 from schemas.telemetry import DispatcherReport, encode_telemetry
@@ -31,7 +35,6 @@ REQUESTS_PER_STEP = 250
 """Small enough that a step takes a few milliseconds: expiry waits for it."""
 REPORT_INTERVAL_S = 1.0
 TICK_INTERVAL_S = 0.05
-RETRY_S = 0.2
 DRAIN_S = 5.0
 STALLED_S = 60.0
 AWAY_S = 5.0
@@ -54,22 +57,23 @@ class Dispatcher:
     ) -> None:
         self._log, self._names, self._name, self._now_ms = log, names, name, now_ms
         self._limits = limits or Limits()
-        self._policy = DispatcherPolicy(name, settings or DispatcherSettings(), self._limits)
+        self._policy = DispatcherPolicy(name, settings or DispatcherSettings(), self._limits, open_request)
         self._metrics = DispatcherMetrics(registry)
         self._writer = log.writer(name)
+        self._outbox = Outbox(self._writer, names)
         self._shards = Shards(log, names, name, step=self._step, commit=self._commit)
         self._control = Control(
             log,
             names,
             name,
-            on_catalog=lambda catalog: self._step(ev.CatalogObserved(catalog)),
+            on_catalog=self._on_catalog,
             on_plan=lambda plan: self._step(ev.PlanObserved(plan)),
             on_telemetry=lambda record: self._step(ev.TelemetryObserved(record)),
         )
         self._incarnation = int(now_ms())
         self._stopping = asyncio.Event()
         self._draining = False
-        self._log_away = False
+        self._stages_due = asyncio.Event()
         self._started = False
         self._progress_s = self._told_s = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -91,7 +95,14 @@ class Dispatcher:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(loop)
-                    for loop in (self._read_requests(), self._read_responses(), self._read_control(), self._report(), self._tick())
+                    for loop in (
+                        self._read_requests(),
+                        self._read_responses(),
+                        self._read_control(),
+                        self._follow_stages(),
+                        self._report(),
+                        self._tick(),
+                    )
                 ]
                 await self._stopping.wait()
                 await self._drain()
@@ -135,12 +146,23 @@ class Dispatcher:
     async def _read_responses(self) -> None:
         while True:
             for partition, records in (await self._reading(self._shards.read_responses(READ_TIMEOUT_MS, self._limits.read_records_max))).items():
-                keys = [record.key for record in records if record.key and answers(record.value, record.key)]
-                self._metrics.strays.inc(len(records) - len(keys))
-                self._step(ev.Answered(partition.partition, keys))
+                if partition.topic == self._names.responses:
+                    self._answered(partition.partition, records)
+                else:
+                    self._stages_done(partition.partition, records)
             for shard in await self._shards.recovered():
                 self._step(ev.ShardRecovered(shard))
             await asyncio.sleep(0)
+
+    def _answered(self, shard: int, records: Sequence[Record]) -> None:
+        keys = [record.key for record in records if record.key and answers(record.value, record.key)]
+        self._metrics.strays.inc(len(records) - len(keys))
+        self._step(ev.Answered(shard, keys))
+
+    def _stages_done(self, shard: int, records: Sequence[Record]) -> None:
+        done = [(record.key, found, record.value or b"") for record in records if record.key and (found := read_stage(record)) is not None]
+        self._metrics.strays.inc(len(records) - len(done))
+        self._step(ev.StagesDone(shard, done))
 
     async def _reading(self, read: Awaitable[Records]) -> Records:
         try:
@@ -194,11 +216,36 @@ class Dispatcher:
             self._send(commands)
         if commands.answers:
             self._answer(commands, now_ms)
+        if commands.taps:
+            epoch = self._policy.fleet.plan.epoch
+            for tap in commands.taps:
+                self._spawn(self._outbox.tap(tap.entry.shard, tap_message(tap, epoch, now_ms)))
         for letter in commands.dead_letters:
             # The record is taken now: an answer that comes meanwhile lets go of it.
-            record: Record = letter.entry.payload  # pyright: ignore[reportAssignmentType]
+            entry = letter.entry.root or letter.entry
+            record: Record = entry.payload  # pyright: ignore[reportAssignmentType]
             self._spawn(self._dead_letter(letter.entry, record, letter.reason))
         self._set_timer(now_ms)
+
+    def _on_catalog(self, catalog: Catalog) -> None:
+        self._step(ev.CatalogObserved(catalog))
+        self._stages_due.set()
+
+    async def _follow_stages(self) -> None:
+        """Read the stage topics of the graphs that there are; those of graphs that still have requests stay until they have none."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stages_due.wait(), REPORT_INTERVAL_S)
+            self._stages_due.clear()
+            fleet = self._policy.fleet
+            topics = [self._names.stage_topic(endpoint, stage) for endpoint, stage in fleet.graphs.stage_topics | self._policy.graphs.stage_topics()]
+            try:
+                await self._log.create_topics(topics)
+                await self._shards.follow([topic.name for topic in topics])
+            except LogUnavailable as error:
+                logger.warning("stage topics cannot be read yet", error=str(error))
+                await asyncio.sleep(RETRY_S)
+                self._stages_due.set()
 
     def _set_timer(self, now_ms: float) -> None:
         """Wake when the next deadline falls due; what is due is decided then, from state."""
@@ -220,7 +267,7 @@ class Dispatcher:
         batches: dict[tuple[str, int], tuple[list[Message], list[Entry]]] = {}
         for send in commands.sends:
             messages, entries = batches.setdefault((send.accelerator, send.lane), ([], []))
-            messages.append(work_message(send, epoch))
+            messages.append(work_message(send, epoch, self._names))
             entries.append(send.entry)
             variants[send.accelerator, send.variant] += 1
         for labels, count in variants.items():
@@ -233,10 +280,10 @@ class Dispatcher:
             await written
         except LogUnavailable as error:
             self._metrics.retried.inc(len(entries))
-            self._unacknowledged(error)
+            self._outbox.unacknowledged(error)
             self._step(ev.SendsFailed(entries))
         else:
-            self._acknowledged()
+            self._outbox.acknowledged()
 
     def _answer(self, commands: Commands, now_ms: float) -> None:
         epoch = self._policy.fleet.plan.epoch
@@ -247,49 +294,18 @@ class Dispatcher:
             if answer.outcome == EXPIRED:
                 self._metrics.expiry_lateness.observe((now_ms - answer.entry.deadline_ms) / 1000.0)
         for shard, messages in by_shard.items():
-            self._spawn(self._write(self._names.responses, shard, messages))
-
-    async def _write(self, topic: str, partition: int, messages: list[Message]) -> None:
-        """Until the log has them: written twice is harmless, the first record of a key counts."""
-        while True:
-            try:
-                await self._writer.write(topic, partition, messages)
-            except LogUnavailable as error:
-                self._unacknowledged(error)
-                await asyncio.sleep(RETRY_S)
-            else:
-                self._acknowledged()
-                return
-
-    def _unacknowledged(self, error: LogUnavailable) -> None:
-        """Said once an outage: each of what may be thousands of writes would say it."""
-        if not self._log_away:
-            self._log_away = True
-            logger.warning("the log does not acknowledge, what was written is written again", error=str(error))
-
-    def _acknowledged(self) -> None:
-        if self._log_away:
-            self._log_away = False
-            logger.info("the log acknowledges again")
+            self._spawn(self._outbox.write(self._names.responses, shard, messages))
 
     async def _dead_letter(self, entry: Entry, record: Record, reason: str) -> None:
-        await self._write_dead_letter(record, reason)
+        await self._outbox.bury(record, reason)
         self._metrics.dead_letters.labels("attempts").inc()
         self._step(ev.DeadLettered(entry))
 
     async def _bury(self, record: Record, reason: str) -> None:
         """A record without a usable id: nobody can be answered, so its bytes and the reason are kept."""
-        await self._write_dead_letter(record, reason)
+        await self._outbox.bury(record, reason)
         self._metrics.dead_letters.labels("unattributable").inc()
         self._step(ev.OffsetsFinished(record.partition, [record.offset]))
-
-    async def _write_dead_letter(self, record: Record, reason: str) -> None:
-        try:
-            await self._write(self._names.dead_letters, 0, [dead_letter_message(record, reason)])
-        except TooLarge:
-            # Topics made by hand may take less here than there; what the reason names can still be found where it came from.
-            logger.warning("a dead letter is kept without its bytes", partition=record.partition, offset=record.offset)
-            await self._write(self._names.dead_letters, 0, [dead_letter_message(record, f"{reason} (too large to be kept)", whole=False)])
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -308,6 +324,8 @@ class Dispatcher:
             epoch=policy.fleet.plan.epoch,
             waiting=policy.waiting,
             leased=len(policy.fleet.orders),
+            running=policy.graphs.running(),
+            fan_out=policy.graphs.fan_out.published(),
         )
         self._spawn(self._tell(encode_telemetry(report)))
 
@@ -323,6 +341,7 @@ class Dispatcher:
     async def _commit(self) -> None:
         try:
             await self._shards.commit(self._policy.commits())
+            await self._shards.commit_stages()
         except LogUnavailable as error:
             logger.warning("the commit was not acknowledged", error=str(error))
 

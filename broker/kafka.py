@@ -67,6 +67,9 @@ class KafkaLog:
             await asyncio.sleep(0.02)
             known = await self._topics.describe()
 
+    async def topics(self, beginning: str) -> list[str]:
+        return sorted(name for name in await self._topics.describe() if name.startswith(beginning))
+
     async def partitions(self, topic: str) -> int:
         state = (await self._topics.describe()).get(topic)
         return state.partitions if state is not None else 0

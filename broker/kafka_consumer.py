@@ -31,6 +31,7 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.structs import OffsetAndMetadata
 
 from broker.kafka_client import UNAVAILABLE, Connection, bounded, finish
 from broker.log import Committed, Record, TopicPartition
@@ -186,7 +187,9 @@ class Consumer:
         with suppress(*_REBALANCED):
             try:
                 async with asyncio.timeout(self._timeout_ms / 1000):
-                    await self._consumer.commit({KafkaPartition(*partition): tuple(at) for partition, at in offsets.items()})
+                    # The consumer's own commit refuses partitions beyond the assignment, which Kafka takes from any member.
+                    found = {KafkaPartition(*partition): OffsetAndMetadata(*at) for partition, at in offsets.items()}
+                    await self._consumer._coordinator.commit_offsets(self._consumer._subscription.subscription.assignment, found)
             except _REBALANCED:
                 raise
             except UNAVAILABLE as error:

@@ -103,7 +103,7 @@ class KafkaReader:
             mine = {p: at for p, at in offsets.items() if p in self._positions}
         else:
             assignment = self._opened().assignment()
-            mine = {p: at for p, at in offsets.items() if p in assignment}
+            mine = {p: at for p, at in offsets.items() if p in assignment or p.topic not in self._topics}
         if mine and self._hooks is None:
             await store.commit(mine)
         elif mine:

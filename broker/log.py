@@ -100,7 +100,10 @@ class Reader(Protocol):
         ...
 
     async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Commit for the reader's group; partitions not (or no longer) assigned are left out without complaint. Raises LogUnavailable."""
+        """Commit for the reader's group; partitions not (or no longer) assigned are left out without complaint. Raises LogUnavailable.
+
+        A member of a group may commit partitions of topics that it has not subscribed to, too: for lag tools.
+        """
         ...
 
     async def committed(self, partition: TopicPartition) -> Committed | None: ...
@@ -124,6 +127,10 @@ class Log(Protocol):
         ...
 
     async def delete_topics(self, topics: Sequence[str]) -> None: ...
+
+    async def topics(self, beginning: str) -> list[str]:
+        """Names of the topics that there are with this beginning. Raises LogUnavailable."""
+        ...
 
     async def partitions(self, topic: str) -> int:
         """The number of partitions; 0 where the topic does not exist."""

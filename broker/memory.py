@@ -38,6 +38,9 @@ class MemoryLog:
         gone = [topic for topic in topics if self._topics.pop(topic, None) is not None]
         self._tell_groups(gone)
 
+    async def topics(self, beginning: str) -> list[str]:
+        return sorted(name for name in self._topics if name.startswith(beginning))
+
     async def partitions(self, topic: str) -> int:
         return self.count(topic)
 
@@ -119,6 +122,7 @@ class MemoryReader:
         self._error: Exception | None = None
         self._partitions: dict[TopicPartition, MemoryPartition] = {}
         self._positions: dict[TopicPartition, int] = {}
+        self._subscribed: tuple[str, ...] = ()
         self._turn = 0
         self._settled = False
         self._waiter: asyncio.Future[None] | None = None
@@ -143,7 +147,7 @@ class MemoryReader:
             raise ValueError("a reader needs a group to subscribe")
         self._hold({})
         self._settled = False
-        self._hooks = (assigned, revoked)
+        self._hooks, self._subscribed = (assigned, revoked), tuple(topics)
         if self._member is not None:
             self._group.leave(self._member, self, static=False)
         self._member = self._group.join(self, topics, self._instance_id)
@@ -175,7 +179,8 @@ class MemoryReader:
         for partition, at in offsets.items():
             if len(at.metadata.encode()) > METADATA_BYTES_MAX:
                 raise ValueError(f"the commit metadata of {partition} is over {METADATA_BYTES_MAX} bytes")
-        store.update({p: Committed(*at) for p, at in offsets.items() if p in self._positions})
+        subscribed = self._subscribed
+        store.update({p: Committed(*at) for p, at in offsets.items() if p in self._positions or (subscribed and p.topic not in subscribed)})
 
     async def committed(self, partition: TopicPartition) -> Committed | None:
         return self._offsets().get(partition)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -24,9 +25,11 @@ class Shards:
         self._requests = log.reader(name, group=names.dispatchers_group, instance_id=name)
         self._responses = log.reader(f"{name}-responses")
         self._owned: set[int] = set()
-        self._recovering: dict[int, int] = {}
-        """End of the shard's responses when it became ours."""
+        self._recovering: dict[int, dict[TopicPartition, int]] = {}
+        """Ends of the shard's responses and stage topics when it became ours."""
+        self._stages: frozenset[str] = frozenset()
         self._commits: dict[int, tuple[int, str]] = {}
+        self._stage_read: dict[TopicPartition, int] = {}
         self._changing = asyncio.Lock()
 
     async def start(self) -> None:
@@ -47,17 +50,43 @@ class Shards:
         if not self._owned:
             await asyncio.sleep(timeout_ms / 1000.0)
             return {}
-        return dict(await self._responses.read(timeout_ms=timeout_ms, records_max=records_max))
+        found = dict(await self._responses.read(timeout_ms=timeout_ms, records_max=records_max))
+        for partition, records in found.items():
+            if partition.topic in self._stages:
+                self._stage_read[partition] = records[-1].offset + 1
+        return found
 
     async def recovered(self) -> list[int]:
         """Shards whose old terminal records have all been read by now."""
         done: list[int] = []
-        for shard, end in list(self._recovering.items()):
+        for shard in list(self._recovering):
             async with self._changing:
-                if shard in self._recovering and await self._responses.position(self._responses_of(shard)) >= end:
+                ends = self._recovering.get(shard)
+                if ends is not None and all([await self._responses.position(partition) >= end for partition, end in ends.items()]):
                     del self._recovering[shard]
                     done.append(shard)
         return done
+
+    async def follow(self, stages: Collection[str]) -> None:
+        """Read these stage topics, and no others, beside the responses of our shards: from now on for those that are new. Raises LogUnavailable."""
+        wanted = frozenset(stages)
+        if wanted == self._stages:
+            return
+        async with self._changing:
+            new = [TopicPartition(topic, shard) for topic in wanted - self._stages for shard in self._owned]
+            # Whatever a worker wrote to a new stage topic answers an order that came after the graph: its beginning is early enough.
+            starts = dict(zip(new, await asyncio.gather(*(self._responses.offset_at(partition, 0) for partition in new)), strict=True))
+            self._stages = wanted
+            await self._responses.assign(await self._positions() | starts)
+
+    async def _positions(self) -> dict[TopicPartition, int]:
+        """Of all that is read now and still wanted."""
+        wanted = [partition for shard in self._owned for partition in self._of(shard)]
+        found: dict[TopicPartition, int] = {}
+        for partition in wanted:
+            with suppress(ValueError):  # not read yet
+                found[partition] = await self._responses.position(partition)
+        return found
 
     async def commit(self, commits: Mapping[int, tuple[int, str]]) -> None:
         """Commit what changed. Raises LogUnavailable."""
@@ -66,6 +95,12 @@ class Shards:
             return
         await self._requests.commit({self._requests_of(shard): Committed(*commit) for shard, commit in changed.items()})
         self._commits.update(changed)
+
+    async def commit_stages(self) -> None:
+        """Commit how far the stage topics were read, so that lag tools see it: recovery never depends on it. Raises LogUnavailable."""
+        read, self._stage_read = self._stage_read, {}
+        if read:
+            await self._requests.commit({partition: Committed(offset, "") for partition, offset in read.items()})
 
     async def close(self) -> None:
         """Leave."""
@@ -92,23 +127,28 @@ class Shards:
                 self._recovering.pop(shard, None)
                 self._commits.pop(shard, None)
                 self._step(ShardRevoked(shard))
-            positions = {self._responses_of(shard): await self._responses.position(self._responses_of(shard)) for shard in self._owned}
-            ends = await self._responses.end_offsets([self._responses_of(shard) for shard in new])
+            positions = await self._positions()
+            ends = await self._responses.end_offsets([partition for shard in new for partition in self._of(shard)])
             # Side by side: each question waits for the long poll that is under way, and the next poll would be under way for the next question.
-            for shard, watermark, at_offset in await asyncio.gather(*(self._restored(shard) for shard in sorted(new))):
-                at = self._responses_of(shard)
-                positions[at] = at_offset
-                self._recovering[shard] = ends[at]
+            for shard, watermark, starts in await asyncio.gather(*(self._restored(shard) for shard in sorted(new))):
+                positions |= starts
+                self._recovering[shard] = {partition: ends[partition] for partition in starts}
                 self._owned.add(shard)
                 self._step(ShardAssigned(shard, watermark))
             await self._responses.assign(positions)
         logger.info("shards assigned", owned=sorted(self._owned), new=sorted(new), lost=sorted(lost))
 
-    async def _restored(self, shard: int) -> tuple[int, Watermark, int]:
-        """(shard, its watermark, the offset from which its terminal records are read again)."""
+    async def _restored(self, shard: int) -> tuple[int, Watermark, dict[TopicPartition, int]]:
+        """(shard, its watermark, the offsets from which its terminal and stage records are read again)."""
         committed = await self._requests.committed(self._requests_of(shard))
         if committed is None:
             watermark, since_ms = Watermark(await self._requests.offset_at(self._requests_of(shard), 0)), 0
         else:
             watermark, since_ms = restore(committed.offset, committed.metadata)
-        return shard, watermark, await self._responses.offset_at(self._responses_of(shard), since_ms)
+        partitions = self._of(shard)
+        offsets = await asyncio.gather(*(self._responses.offset_at(partition, since_ms) for partition in partitions))
+        return shard, watermark, dict(zip(partitions, offsets, strict=True))
+
+    def _of(self, shard: int) -> list[TopicPartition]:
+        """What is read of a shard beside its requests."""
+        return [self._responses_of(shard), *(TopicPartition(topic, shard) for topic in sorted(self._stages))]

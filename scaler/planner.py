@@ -11,12 +11,13 @@ import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
 from broker.log import Committed, Log, TopicPartition
+from scaler.policy.stage_topics import orphans
 from scaler.policy.static_plan import static_bindings
 from schemas.catalog import Catalog
 from schemas.errors import LogUnavailable
 from schemas.names import Names
 from schemas.plan import PLAN_KEY, Plan, decode_plan, encode_plan
-from schemas.telemetry import WorkerReport, decode_telemetry
+from schemas.telemetry import DispatcherReport, WorkerReport, decode_telemetry
 
 logger = structlog.get_logger()
 TELEMETRY_BACK_MS = 2_500
@@ -24,6 +25,7 @@ FETCH_WAIT_MS = 100
 FORGET_MS = 60_000
 """A worker keeps its place in the plan this long without a report: a restart must not cost a rebind."""
 STALLED_S = 60.0
+SWEEP_MS = 5_000
 
 
 class StaticPlanner:
@@ -46,6 +48,10 @@ class StaticPlanner:
         self._catalog = Catalog()
         self._plan = Plan()
         self._reports: dict[str, tuple[WorkerReport, float]] = {}
+        self._running: dict[str, tuple[dict[str, int], float]] = {}
+        """By dispatcher: requests on graphs, and when it said so."""
+        self._swept_ms = 0.0
+        self._gone: set[str] = set()
         self._lanes = 0
         self._leading = False
         self._leads_since_ms = 0.0
@@ -82,6 +88,11 @@ class StaticPlanner:
     def stop(self) -> None:
         self._stopping.set()
 
+    @property
+    def leading(self) -> bool:
+        """Whether this process decides."""
+        return self._leading
+
     def unready(self) -> str:
         return "" if self._started else "starting"
 
@@ -110,6 +121,7 @@ class StaticPlanner:
                 await self._read_telemetry()
                 if self._leading:
                     await self._propose()
+                    await self._sweep()
             except LogUnavailable as error:
                 logger.warning("the log does not answer", error=str(error))
                 await asyncio.sleep(0.5)
@@ -139,8 +151,26 @@ class StaticPlanner:
                     continue
                 if isinstance(telemetry, WorkerReport):
                     self._reports[telemetry.worker] = (telemetry, now_ms)
+                elif isinstance(telemetry, DispatcherReport):
+                    self._running[telemetry.dispatcher] = (telemetry.running, now_ms)
         if read and self._leading:
             await self._reader.commit({self._telemetry: Committed(await self._reader.position(self._telemetry), "")})
+
+    async def _sweep(self) -> None:
+        """Delete the stage topics of graphs that are gone, when all that ran on them has ended."""
+        now_ms = self._now_ms()
+        if now_ms - max(self._swept_ms, self._leads_since_ms) < SWEEP_MS:
+            return
+        self._swept_ms = now_ms
+        self._running = {name: (running, seen_ms) for name, (running, seen_ms) in self._running.items() if now_ms - seen_ms < FORGET_MS}
+        existing = await self._log.topics(self._names.stages)
+        gone = orphans(existing, self._catalog, [running for running, _ in self._running.values()], self._names) if existing else []
+        # Twice in a row: an endpoint may be about to be applied, its topics made first.
+        doomed = [topic for topic in gone if topic in self._gone]
+        self._gone = set(gone)
+        if doomed:
+            await self._log.delete_topics(doomed)
+            logger.info("stage topics deleted", topics=doomed)
 
     async def _propose(self) -> None:
         now_ms = self._now_ms()

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from graphs.compiled import Graph
+
 from broker.policy import events as ev
 from broker.policy.admission import judge
 from broker.policy.entry import Answer, Commands, DeadLetter, Entry, State
 from broker.policy.expiry import ExpiryWheel
 from broker.policy.fleet import Fleet
+from broker.policy.graph_requests import GraphRequests, Opened, OpenRequest
 from broker.policy.lanes import Order
 from broker.policy.quotas import Quotas
 from broker.policy.recent import RecentIds
@@ -24,6 +27,12 @@ from schemas.limits import DEFAULT_PRIORITY, Limits
 from schemas.telemetry import Departed, DispatcherReport, WorkerReport
 from schemas.terminal import EXPIRED, FAILED, REJECTED
 
+EXPIRING = {
+    State.WAITING: "it waited for a worker",
+    State.LEASED: "a worker had it",
+    State.HELD: "it waited for a worker",
+    State.RUNNING: "stages of its graph were under way",
+}
 CHECK_INTERVAL_MS = 100.0
 """How often leases and the workers' liveness are looked at."""
 
@@ -31,7 +40,8 @@ CHECK_INTERVAL_MS = 100.0
 class DispatcherPolicy:
     """Pure: all time comes in through `step`, nothing is read or written."""
 
-    def __init__(self, name: str, settings: DispatcherSettings, limits: Limits) -> None:
+    def __init__(self, name: str, settings: DispatcherSettings, limits: Limits, open_request: OpenRequest | None = None) -> None:
+        """`open_request` decodes what a graph wants to see of a request."""
         self.settings = settings
         self.limits = limits
         self.fleet = Fleet(name, settings, limits)
@@ -44,10 +54,12 @@ class DispatcherPolicy:
         self._quotas = Quotas(limits.tenants_max)
         self._recent = RecentIds(limits.recent_ids_max)
         self._held_bytes = 0
+        self.graphs = GraphRequests(self.fleet, settings, limits, open_request or _opaque, self._finished)
         self._checked_ms = 0.0
         self._handlers: dict[type[Any], Callable[[Any, float, Commands], None]] = {
             ev.Arrived: self._on_arrived,
             ev.Answered: self._on_answered,
+            ev.StagesDone: self._on_stages_done,
             ev.Ticked: self._on_ticked,
             ev.ShardAssigned: self._on_shard_assigned,
             ev.ShardRecovered: self._on_shard_recovered,
@@ -73,13 +85,16 @@ class DispatcherPolicy:
                 pool.tune(now_ms)
                 for entry in send_waiting(pool, self.fleet.orders, self.settings, self.limits, now_ms, commands):
                     # No lane can answer it in time. Refused where no worker ever had it; else its deadline will say so.
-                    if not entry.handed_out:
+                    if entry.root is not None:
+                        self.graphs.unsendable(entry, now_ms, commands)
+                    elif not entry.handed_out:
                         self._answer(entry, REJECTED, "overloaded", "by now no worker can answer it in time: more urgent work came first", commands)
         return commands
 
     def next_wake_ms(self) -> float | None:
-        """When a deadline falls due next."""
-        return self._expiry.next_ms()
+        """When a deadline falls due next, or a graph wants to be looked at."""
+        due_ms, wake_ms = self._expiry.next_ms(), self.graphs.next_wake_ms()
+        return min(due_ms, wake_ms) if due_ms is not None and wake_ms is not None else due_ms if wake_ms is None else wake_ms
 
     def commits(self) -> dict[int, tuple[int, str]]:
         """(offset, metadata) by shard."""
@@ -121,7 +136,7 @@ class DispatcherPolicy:
             shard.watermark.finish(entry.offset)
             return
         shard.live[entry.key] = self._live[entry.key] = entry
-        refusal = entry.refused or self._resolve(entry) or self._admit(entry, now_ms)
+        refusal = entry.refused or self._resolve(entry) or self._admit(entry, shard, now_ms, commands)
         if refusal is not None:
             if entry.held_back and entry.received_ms < entry.deadline_ms <= now_ms:
                 # An earlier owner may have handed it out: this is an expiry that fell into a dispatcher's death, not a refusal.
@@ -132,9 +147,10 @@ class DispatcherPolicy:
         entry.admitted = True
         self._held_bytes += entry.bytes
         self._expiry.add(entry, entry.deadline_ms)
-        pool = self.fleet.pool(entry.task)
-        pool.arrived(entry)
-        pool.waiting.push(entry)
+        if entry.state == State.NEW:
+            pool = self.fleet.pool(entry.task)
+            pool.arrived(entry)
+            pool.waiting.push(entry)
 
     def _resolve(self, entry: Entry) -> tuple[str, str] | None:
         """Fill in what the endpoint's defaults say: task, rung, deadline, priority."""
@@ -154,6 +170,11 @@ class DispatcherPolicy:
         entry.priority = entry.priority or defaults.priority or DEFAULT_PRIORITY
         if entry.floor is None:
             entry.floor = defaults.min_accuracy
+        if endpoint.graph is not None:
+            compiled = self.fleet.graphs.of(entry.endpoint)
+            return (
+                ("unknown_endpoint", f"the graph of endpoint {entry.endpoint!r} cannot run: {compiled.problem}") if compiled.graph is None else None
+            )
         ladder = self.fleet.ladders.get(endpoint.task)
         if ladder is None:
             return "unknown_endpoint", f"endpoint {entry.endpoint!r} names task {endpoint.task!r}, which is not in the catalog"
@@ -163,16 +184,23 @@ class DispatcherPolicy:
             return "infeasible_accuracy", f"min_accuracy {entry.floor} is above every variant: the best has {ladder.best}"
         return None
 
-    def _admit(self, entry: Entry, now_ms: float) -> tuple[str, str] | None:
+    def _admit(self, entry: Entry, shard: Shard, now_ms: float, commands: Commands) -> tuple[str, str] | None:
         endpoint = self.fleet.catalog.endpoints[entry.endpoint]
         if endpoint.quotas and not self._quotas.take(entry.endpoint, entry.tenant, endpoint.quotas, now_ms, self.fleet.share):
             return "quota", f"tenant {entry.tenant!r} is over its quota for endpoint {entry.endpoint!r}"
         if entry.deadline_ms <= now_ms:
             return "infeasible_deadline", f"the deadline passed {now_ms - entry.deadline_ms:.0f} ms before the request was read"
+        if endpoint.graph is not None:
+            return self._admit_to_graph(entry, shard, now_ms, commands)
         pool = self.fleet.pool(entry.task)
         if pool.waiting.count >= self.limits.waiting_max or self._held_bytes > self.limits.waiting_bytes_max:
             return "overloaded", f"{pool.waiting.count} requests wait, the limit is {self.limits.waiting_max}"
         return judge(entry, pool, self.settings, now_ms)
+
+    def _admit_to_graph(self, entry: Entry, shard: Shard, now_ms: float, commands: Commands) -> tuple[str, str] | None:
+        if len(self.graphs) >= self.limits.waiting_max or self._held_bytes > self.limits.waiting_bytes_max:
+            return "overloaded", f"{len(self.graphs)} requests run on graphs, the limit is {self.limits.waiting_max}"
+        return self.graphs.start(entry, self.fleet.graphs.of(entry.endpoint), shard.replayed.pop(entry.key, ()), now_ms, commands)
 
     # -- answers
 
@@ -185,18 +213,34 @@ class DispatcherPolicy:
             if key in own:
                 own.discard(key)
             else:
-                order = orders.get(key)
+                order = orders.get(key) or self.graphs.final_order(key)
                 if order is not None and order.entry.shard == event.shard:
-                    del orders[key]
-                    order.lane.release(key)
+                    del orders[order.entry.key]
+                    order.lane.release(order.entry.key)
                     order.lane.answered(order, now_ms)
             entry = live.pop(key, None)
             if entry is not None:
+                if not entry.task:
+                    self.graphs.ended(entry, now_ms, commands)
                 self._finish(entry, shard)
             recent.add(key)
 
+    def _on_stages_done(self, event: ev.StagesDone, now_ms: float, commands: Commands) -> None:
+        shard = self.shards.get(event.shard)
+        if shard is None:
+            return
+        for key, record, value in event.records:
+            if shard.recovering:
+                shard.replayed.setdefault(key, []).append((record, value))
+            else:
+                self.graphs.observe(key, record, value, now_ms, commands)
+
+    def _finished(self, answer: Answer, commands: Commands) -> None:
+        """A graph has its request's answer."""
+        self._conclude(answer, commands)
+
     def _finish(self, entry: Entry, shard: Shard) -> None:
-        """The request's terminal record is in the log: forget it."""
+        """The request's terminal record is in the log, or it is another dispatcher's from now on: forget it."""
         self._let_go(entry, State.DONE)
         del self._live[entry.key]
         entry.payload = None
@@ -214,32 +258,41 @@ class DispatcherPolicy:
 
     def _answer(self, entry: Entry, outcome: str, code: str, message: str, commands: Commands) -> None:
         """Write a terminal record of our own; whatever arrives first in the log is the answer all the same."""
+        self._conclude(Answer(entry, outcome, code, message), commands)
+
+    def _conclude(self, answer: Answer, commands: Commands) -> None:
+        entry = answer.entry
         self._let_go(entry, State.ANSWERED)
         self.shards[entry.shard].own_answers.add(entry.key)
-        commands.answers.append(Answer(entry, outcome, code, message))
+        commands.answers.append(answer)
 
     # -- time
 
     def _on_ticked(self, event: ev.Ticked, now_ms: float, commands: Commands) -> None:
         for entry in self._expiry.due(now_ms):
-            if entry.state == State.LEASED and now_ms < entry.deadline_ms + self.settings.expiry_grace_ms:
+            if entry.state in (State.LEASED, State.RUNNING) and now_ms < entry.deadline_ms + self.settings.expiry_grace_ms:
                 self._expiry.add(entry, entry.deadline_ms + self.settings.expiry_grace_ms)
-            elif entry.state in (State.WAITING, State.LEASED, State.HELD):
-                where = "a worker had it" if entry.state == State.LEASED else "it waited for a worker"
+            elif entry.state in EXPIRING:
+                where = EXPIRING[entry.state]
                 self._answer(entry, EXPIRED, "deadline_exceeded", f"the deadline came while {where}", commands)
+        self.graphs.due(now_ms, commands)
         if now_ms - self._checked_ms >= CHECK_INTERVAL_MS:
             self._checked_ms = now_ms
-            self._lost(self.fleet.overdue(now_ms), "its lease ran out, or its worker was not heard of", commands)
+            self._lost(self.fleet.overdue(now_ms), "its lease ran out, or its worker was not heard of", now_ms, commands)
             self._resettle()
 
-    def _retry(self, key: bytes, order: Order, reason: str, commands: Commands) -> None:
+    def _retry(self, key: bytes, order: Order, reason: str, now_ms: float, commands: Commands) -> None:
         """The order is lost: another attempt, or the dead letters."""
         entry = order.entry
+        self.graphs.order_lost(entry)
         if entry.state != State.LEASED or entry.key != key:
             return
         if entry.attempts >= self.limits.attempts_max:
             entry.state = State.HELD
             commands.dead_letters.append(DeadLetter(entry, f"attempts_exhausted: {entry.attempts} attempts, the last one because {reason}"))
+            return
+        if entry.root is not None:
+            self.graphs.retry(entry, now_ms, commands)
             return
         refusal = self._resolve(entry)
         if refusal is not None:
@@ -250,7 +303,9 @@ class DispatcherPolicy:
 
     def _on_dead_lettered(self, event: ev.DeadLettered, now_ms: float, commands: Commands) -> None:
         entry = event.entry
-        if entry.state == State.HELD:
+        if entry.state == State.HELD and entry.root is not None:
+            self.graphs.lost(entry, now_ms, commands)
+        elif entry.state == State.HELD:
             self._answer(entry, FAILED, "attempts_exhausted", f"{entry.attempts} attempts were lost with their workers", commands)
 
     def _on_sends_failed(self, event: ev.SendsFailed, now_ms: float, commands: Commands) -> None:
@@ -258,7 +313,7 @@ class DispatcherPolicy:
             order = self.fleet.orders.get(entry.key)
             if order is not None and order.entry is entry:
                 self.fleet.take_back(entry.key)
-                self._retry(entry.key, order, "the log did not take the order", commands)
+                self._retry(entry.key, order, "the log did not take the order", now_ms, commands)
 
     # -- shards
 
@@ -273,6 +328,7 @@ class DispatcherPolicy:
         held_back, shard.held_back = shard.held_back, []
         for entry in held_back:
             self._accept(entry, shard, now_ms, commands)
+        shard.replayed.clear()
 
     def _on_shard_revoked(self, event: ev.ShardRevoked, now_ms: float, commands: Commands) -> None:
         shard = self.shards.pop(event.shard, None)
@@ -280,6 +336,7 @@ class DispatcherPolicy:
             return
         for key, entry in shard.live.items():
             self.fleet.take_back(key)
+            self.graphs.revoked(entry)
             self._finish(entry, shard)
 
     def _on_offsets_finished(self, event: ev.OffsetsFinished, now_ms: float, commands: Commands) -> None:
@@ -293,21 +350,21 @@ class DispatcherPolicy:
     def _on_telemetry(self, event: ev.TelemetryObserved, now_ms: float, commands: Commands) -> None:
         record = event.record
         if isinstance(record, WorkerReport):
-            self._lost(self.fleet.observe_worker(record, now_ms), "its worker started anew or stopped", commands)
+            self._lost(self.fleet.observe_worker(record, now_ms), "its worker started anew or stopped", now_ms, commands)
         elif isinstance(record, DispatcherReport):
             self.fleet.observe_dispatcher(record, now_ms)
         elif isinstance(record, Departed):
-            self._lost(self.fleet.departed(record), "its worker died", commands)
+            self._lost(self.fleet.departed(record), "its worker died", now_ms, commands)
         else:
-            self._lost(self.fleet.returned(record), f"its worker handed it back: {record.reason}", commands, counted=False)
+            self._lost(self.fleet.returned(record), f"its worker handed it back: {record.reason}", now_ms, commands, counted=False)
         self._resettle()
 
-    def _lost(self, orders: dict[bytes, Order], reason: str, commands: Commands, *, counted: bool = True) -> None:
+    def _lost(self, orders: dict[bytes, Order], reason: str, now_ms: float, commands: Commands, *, counted: bool = True) -> None:
         for key, order in orders.items():
             if not counted and order.entry.state == State.LEASED:
                 # Handed back unstarted: that attempt never was.
                 order.entry.attempts -= 1
-            self._retry(key, order, reason, commands)
+            self._retry(key, order, reason, now_ms, commands)
 
     def _on_plan(self, event: ev.PlanObserved, now_ms: float, commands: Commands) -> None:
         self.fleet.observe_plan(event.plan)
@@ -317,6 +374,9 @@ class DispatcherPolicy:
         """What waits is judged again: its variants may have changed, or its endpoint may be gone."""
         waiting = self.fleet.observe_catalog(event.catalog)
         for entry in waiting:
+            if entry.root is not None:
+                self.graphs.retry(entry, now_ms, commands)
+                continue
             refusal = self._resolve(entry)
             if refusal is not None:
                 self._answer(entry, FAILED if entry.handed_out else REJECTED, refusal[0], refusal[1], commands)
@@ -326,3 +386,8 @@ class DispatcherPolicy:
     def _resettle(self) -> None:
         for entry in self.fleet.resettle():
             self.fleet.pool(entry.task).waiting.push(entry)
+
+
+def _opaque(_payload: object, _graph: Graph) -> Opened:
+    """Where nobody can decode requests, graphs see nothing of them."""
+    return {}, {}

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import msgspec
+
+from graphs.tensor import Tensor
+from schemas.terminal import PathStep
+
+SHADOW_PRIORITY = 10
+"""Below every request's: a shadow's stages are sent to lanes that have nothing else, and count towards no load."""
 
 
 class State(IntEnum):
@@ -20,6 +27,8 @@ class State(IntEnum):
     """Our terminal record for it is on its way to the log."""
     DONE = 5
     """Its terminal record has been read from the log."""
+    RUNNING = 6
+    """It runs on a graph: its stages wait, or workers have them."""
 
 
 class Entry(msgspec.Struct, gc=False, eq=False):
@@ -59,6 +68,10 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     """It arrived while its shard was recovering."""
     bucket: int = 0
     """Bucket of the waiting-work histogram that holds work_ms."""
+    root: Entry | None = None
+    """Of a stage: the request that it belongs to. Its own key then is the name of its order."""
+    instance: str = ""
+    """Of a stage: which one of its request's."""
 
 
 class Send(msgspec.Struct, gc=False):
@@ -75,12 +88,26 @@ class Send(msgspec.Struct, gc=False):
 
 
 class Answer(msgspec.Struct, gc=False):
-    """Command: write this terminal record."""
+    """Command: write this terminal record: completed with tensors, or with the code and message of why not."""
 
     entry: Entry
     outcome: str
-    code: str
-    message: str
+    code: str = ""
+    message: str = ""
+    stage: str | None = None
+    """Where a graph's stage is at fault."""
+    tensors: Sequence[Tensor] = ()
+    accuracy: float | None = None
+    path: Sequence[PathStep] = ()
+
+
+class Tap(msgspec.Struct, gc=False):
+    """Command: write a shadow's answer to the taps."""
+
+    entry: Entry
+    tensors: Sequence[Tensor]
+    accuracy: float
+    path: Sequence[PathStep]
 
 
 class DeadLetter(msgspec.Struct, gc=False):
@@ -96,3 +123,4 @@ class Commands(msgspec.Struct):
     sends: list[Send] = []
     answers: list[Answer] = []
     dead_letters: list[DeadLetter] = []
+    taps: list[Tap] = []

@@ -8,6 +8,7 @@ from broker.policy.entry import Entry
 from broker.policy.watermark import Watermark
 from schemas.catalog import Catalog
 from schemas.plan import Plan
+from schemas.stage import StageRecord
 from schemas.telemetry import Telemetry
 
 
@@ -44,6 +45,13 @@ class Answered(msgspec.Struct):
 
     shard: int
     keys: list[bytes]
+
+
+class StagesDone(msgspec.Struct):
+    """Stage records that were read from a shard of the stage topics: (request id, record, tensors' bytes)."""
+
+    shard: int
+    records: list[tuple[bytes, StageRecord, bytes]]
 
 
 class OffsetsFinished(msgspec.Struct):
@@ -93,6 +101,7 @@ Event = (
     | ShardRevoked
     | Arrived
     | Answered
+    | StagesDone
     | OffsetsFinished
     | TelemetryObserved
     | PlanObserved

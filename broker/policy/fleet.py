@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.policy.entry import Entry, State
+from broker.policy.graphs import Graphs
 from broker.policy.ladder import Ladder
 from broker.policy.lanes import Lane, Order
 from broker.policy.pool import Pool
@@ -23,6 +24,9 @@ class Fleet:
         self.name = name
         self.catalog = Catalog()
         self.ladders: dict[str, Ladder] = {}
+        self.graphs = Graphs()
+        self.version = 0
+        """Counts what changes what lanes host or cost."""
         self.plan = Plan()
         self.orders: dict[bytes, Order] = {}
         self.pools: list[Pool] = []
@@ -55,7 +59,8 @@ class Fleet:
     def observe_catalog(self, catalog: Catalog) -> list[Entry]:
         """Take over the catalog; returns all that waits, to be judged anew."""
         self.catalog = catalog
-        self.ladders = {name: Ladder(task) for name, task in catalog.tasks.items()}
+        self.graphs.observe(catalog)
+        self.ladders = {name: Ladder(task) for name, task in catalog.tasks.items()} | self.graphs.ladders(catalog)
         self._refresh()
         self._layout = None
         return self.resettle()
@@ -80,6 +85,7 @@ class Fleet:
             lane = self._lanes[report.worker] = Lane(report)
             self._lend_part(lane)
         lane.observe(report, self.plan.binding(report.worker), self.ladders, self._limits.lane_rows_max)
+        self.version += 1
         lane.seen_ms = now_ms
         if report.waiting_rows == 0:
             lane.stalled = False
@@ -149,11 +155,13 @@ class Fleet:
             return {}
         orders = lane.clear()
         lane.ready = False
+        self.version += 1
         for key in orders:
             self.orders.pop(key, None)
         return orders
 
     def _refresh(self) -> None:
+        self.version += 1
         for worker, report in self._reports.items():
             self._lanes[worker].observe(report, self.plan.binding(worker), self.ladders, self._limits.lane_rows_max)
 

@@ -12,9 +12,10 @@ ROUNDING = 1e-9
 class Ladder:
     """Variants by growing accuracy; a floor's *rung* is the index of the least accurate variant that meets it."""
 
-    def __init__(self, task: TaskSpec) -> None:
+    def __init__(self, task: TaskSpec, *, name: str | None = None) -> None:
+        """`name`: what classes of requests call it, where it holds only some of the task's variants."""
         ordered = sorted(task.variants, key=lambda variant: (variant.accuracy, variant.name))
-        self.task = task.name
+        self.task = name or task.name
         self.keys = tuple(variant_key(task.name, variant.name) for variant in ordered)
         self.accuracies = tuple(variant.accuracy for variant in ordered)
         self.index = {key: at for at, key in enumerate(self.keys)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from broker.policy.entry import Commands, Entry, Send, State
+from broker.policy.entry import SHADOW_PRIORITY, Commands, Entry, Send, State
 from broker.policy.lanes import Lane, Order
 from broker.policy.pool import Pool
 from broker.policy.settings import DispatcherSettings
@@ -32,8 +32,8 @@ def send_waiting(
             continue
         kind = (entry.priority, entry.task, entry.rung)
         last = 0 < entry.attempts >= limits.attempts_max - 1
-        if last and lane.orders:
-            heapq.heappop(open_lanes)  # it is emptied for this one
+        if lane.orders and (last or entry.priority == SHADOW_PRIORITY):
+            heapq.heappop(open_lanes)  # it is emptied for a last attempt; a shadow comes where nothing else is
             continue
         option = pool.choose(lane, entry, now_ms)
         if option is None:
@@ -48,6 +48,9 @@ def send_waiting(
         waiting.forget(entry, State.LEASED)
         entry.attempts += 1
         entry.handed_out = True
+        if entry.root is not None:
+            entry.root.handed_out = True
+            entry.root.attempts = max(entry.root.attempts, entry.attempts)
         work_ms = option.row_ms * entry.rows + settings.overhead_ms
         lease_ms = max(settings.lease_ms, settings.lease_factor * (lane.outstanding_ms + option.p95_ms(entry.rows)))
         order = Order(entry, lane, option.key, work_ms, entry.rows, now_ms, now_ms + lease_ms)

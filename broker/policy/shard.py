@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from broker.policy.entry import Entry
 from broker.policy.watermark import Watermark
+from schemas.stage import StageRecord
 
 REPLAY_MARGIN_MS = 2_000
 """Terminal records are read again from this much before the oldest unfinished request: clocks of two logs may differ."""
@@ -22,6 +23,8 @@ class Shard:
         """Keys whose terminal record this dispatcher wrote and has not read back."""
         self.recovering = True
         self.held_back: list[Entry] = []
+        self.replayed: dict[bytes, list[tuple[StageRecord, bytes]]] = {}
+        """Stage records that were read again while the shard recovers, by request id."""
         self.next_offset = watermark.low
         """The next offset that has not been begun: everything below is finished or live."""
         self._burying: set[int] = set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from broker.policy.entry import Entry, State
+from broker.policy.entry import SHADOW_PRIORITY, Entry, State
 
 BUCKET_MS = 16
 ROUNDING_MS = 1e-6
@@ -76,7 +76,7 @@ class Waiting:
     def __init__(self) -> None:
         self.queues: dict[Class, DeadlineQueue] = {}
         self.rows: dict[tuple[str, int], int] = {}
-        """Waiting rows by (task, rung)."""
+        """Waiting rows by (task, rung); shadows ask for nothing."""
         self.work_ms = 0.0
         self.count = 0
         self.deadline_sum_ms = 0.0
@@ -100,14 +100,16 @@ class Waiting:
         if due is None:
             due = self.due[entry.priority] = {}
         due[entry.bucket] = due.get(entry.bucket, 0.0) + entry.work_ms
-        self.rows[group] = self.rows.get(group, 0) + entry.rows
+        if entry.priority != SHADOW_PRIORITY:
+            self.rows[group] = self.rows.get(group, 0) + entry.rows
 
     def forget(self, entry: Entry, state: State) -> None:
         """The entry no longer waits (sent, expired, answered elsewhere); its place in the queue is dead from now on."""
         entry.state = state
         self.count -= 1
         self.deadline_sum_ms -= entry.deadline_ms
-        self.rows[(entry.task, entry.rung)] -= entry.rows
+        if entry.priority != SHADOW_PRIORITY:
+            self.rows[(entry.task, entry.rung)] -= entry.rows
         if self.count == 0:
             # Empty: nothing of what sums of floats have drifted by stays.
             self.work_ms, self.deadline_sum_ms = 0.0, 0.0

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from broker.arrivals import answer_message, read_entry, work_message
+from broker.arrivals import read_entry
+from broker.messages import answer_message, work_message
 from broker.policy.entry import Answer, Send
 from schemas.errors import BadRequest, TooLarge, Unattributable
 from schemas.limits import Limits
+from schemas.names import Names
 from schemas.request import Routing, answer_type_of, content_type_of, read_routing, request_id_of
 from schemas.terminal import JSON_TYPE, MSGPACK_TYPE, decode_terminal
 
@@ -171,7 +173,7 @@ def test_every_deadline_that_is_read_can_be_written(deadline_ms: int) -> None:
     entry = read_entry(Record(b"a", body(deadline_ms=deadline_ms)), LIMITS)
     assert entry.refused is None
     entry.deadline_ms = entry.deadline_at_ms or 0
-    work_message(Send(entry, "cpu", 0, "w", 1, "shop/v", 0.5, 1), 1)
+    work_message(Send(entry, "cpu", 0, "w", 1, "shop/v", 0.5, 1), 1, Names())
     answer_message(Answer(entry, "rejected", "x", "y"), 1, 1_700_000_000_000)
 
 

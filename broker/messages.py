@@ -1,0 +1,151 @@
+"""From the policy's commands to records: orders for workers, terminal records, shadows' answers, dead letters."""
+
+from __future__ import annotations
+
+from broker.log import Message, Record
+from broker.policy.entry import Answer, Send, Tap
+from broker.policy.graph_requests import StageJob
+from graphs.tensor import Tensor
+from schemas.names import Names
+from schemas.request import answer_type_of
+from schemas.stage import TensorHead
+from schemas.tensors import encode_output
+from schemas.terminal import COMPLETED, JSON_TYPE, MSGPACK_TYPE, TERMINAL_VERSION, ErrorDetail, OutputTensor, Terminal, encode_terminal
+from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, WORK_VERSION, StagePart, WorkOrder, encode_order
+
+SINGLE_STAGE = "main"
+"""The name of the one stage of an endpoint without a graph."""
+SHADOW_HEADER = "headrace-shadow"
+
+
+def work_message(send: Send, epoch: int, names: Names) -> Message:
+    """The order for a worker: the request's own bytes, untouched, with the work header beside them."""
+    entry = send.entry
+    job = entry.payload
+    if isinstance(job, StageJob):
+        return _stage_message(send, job, epoch, names)
+    record: Record = job  # pyright: ignore[reportAssignmentType]
+    headers = [(WORK_HEADER, encode_order(_order(send, SINGLE_STAGE, epoch, None)))]
+    if record.headers:
+        headers.extend((name, value) for name, value in record.headers if name.lower() == CONTENT_TYPE_HEADER)
+    return entry.key, record.value, headers
+
+
+def _order(send: Send, stage: str, epoch: int, part: StagePart | None) -> WorkOrder:
+    entry = send.entry
+    return WorkOrder(
+        WORK_VERSION,
+        entry.endpoint,
+        stage,
+        send.variant,
+        send.accuracy,
+        send.worker,
+        send.incarnation,
+        entry.shard,
+        entry.received_ms,
+        entry.deadline_ms,
+        entry.rows,
+        send.attempt,
+        epoch,
+        entry.priority,
+        entry.traceparent,
+        part,
+    )
+
+
+def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Message:
+    """The order for a stage of a graph: the request's body where the stage wants some of it, then the tensors that come from other stages."""
+    request, command, stage = job.request, job.command, job.command.stage
+    record: Record = job.record  # pyright: ignore[reportAssignmentType]
+    body = (record.value or b"") if command.request_inputs else b""
+    final = command.final
+    part = StagePart(
+        instance=command.instance,
+        revision=request.revision,
+        topic="" if final else names.stage(send.entry.endpoint, stage.topic),
+        request_bytes=len(body),
+        request_inputs=command.request_inputs,
+        tensors=tuple(TensorHead(name, tensor.datatype, tuple(tensor.shape), len(tensor.data)) for name, tensor in command.tensors.items()),
+        outputs=None if final else stage.outputs,
+        answers=stage.answers if final else {},
+        path=tuple(request.run.path()) if final else (),
+        path_accuracy=request.run.path_accuracy(command.instance, send.accuracy) if final else None,
+        parameters=stage.parameters,
+        ready_ms=int(job.ready_ms),
+    )
+    headers = [(WORK_HEADER, encode_order(_order(send, command.instance, epoch, part)))]
+    headers.extend((name, value) for name, value in record.headers or () if name.lower() == CONTENT_TYPE_HEADER)
+    root = send.entry.root
+    assert root is not None
+    if not command.tensors:
+        return root.key, record.value if body else b"", headers
+    return root.key, b"".join([body, *(tensor.data for tensor in command.tensors.values())]), headers
+
+
+def answer_message(answer: Answer, epoch: int, now_ms: float) -> Message:
+    """The terminal record of a request that no worker answers, in the content type of the request."""
+    entry = answer.entry
+    record: Record = entry.payload  # pyright: ignore[reportAssignmentType]
+    content_type = answer_type_of(record.headers) if record.headers else JSON_TYPE
+    if answer.outcome == COMPLETED:
+        error, outputs = None, [_output(tensor, content_type) for tensor in answer.tensors]
+    else:
+        stage = answer.stage or (SINGLE_STAGE if entry.attempts and entry.task else None)
+        error, outputs = ErrorDetail(answer.code, answer.message, stage), None
+    terminal = Terminal(
+        id=entry.key.decode(),
+        outcome=answer.outcome,
+        endpoint=entry.endpoint,
+        error=error,
+        outputs=outputs,
+        path=list(answer.path),
+        accuracy=answer.accuracy,
+        received_ms=entry.received_ms,
+        finished_ms=int(now_ms),
+        deadline_ms=entry.deadline_ms or None,
+        attempts=entry.attempts,
+        epoch=epoch,
+        traceparent=entry.traceparent,
+        version=TERMINAL_VERSION,
+    )
+    return entry.key, encode_terminal(terminal, content_type), [(CONTENT_TYPE_HEADER, content_type.encode())]
+
+
+def tap_message(tap: Tap, epoch: int, now_ms: float) -> Message:
+    """A shadow's answer, marked as such."""
+    entry = tap.entry
+    terminal = Terminal(
+        id=entry.key.decode(),
+        outcome=COMPLETED,
+        endpoint=entry.endpoint,
+        outputs=[_output(tensor, JSON_TYPE) for tensor in tap.tensors],
+        path=list(tap.path),
+        accuracy=tap.accuracy,
+        received_ms=entry.received_ms,
+        finished_ms=int(now_ms),
+        deadline_ms=entry.deadline_ms or None,
+        attempts=max(entry.attempts, 1),
+        epoch=epoch,
+        traceparent=entry.traceparent,
+        version=TERMINAL_VERSION,
+    )
+    headers = [(CONTENT_TYPE_HEADER, JSON_TYPE.encode()), (SHADOW_HEADER, b"true")]
+    return entry.key, encode_terminal(terminal, JSON_TYPE), headers
+
+
+def _output(tensor: Tensor, content_type: str) -> OutputTensor:
+    """Raw bytes stay raw in msgpack; JSON needs a list."""
+    if content_type == MSGPACK_TYPE:
+        return OutputTensor(tensor.name, list(tensor.shape), tensor.datatype, tensor.data)
+    return encode_output(tensor.name, tensor.values(), raw=False)
+
+
+def dead_letter_message(record: Record, reason: str, *, whole: bool = True) -> Message:
+    """The original key, value and headers (not `whole`: none of them), with why and from where."""
+    added = (
+        ("headrace-reason", reason.encode()),
+        ("headrace-topic", record.topic.encode()),
+        ("headrace-partition", str(record.partition).encode()),
+        ("headrace-offset", str(record.offset).encode()),
+    )
+    return (record.key, record.value, [*record.headers, *added]) if whole else (None, None, list(added))

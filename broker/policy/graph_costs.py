@@ -1,0 +1,92 @@
+"""What the stages of a graph would cost on the lanes as they are, and whether a request on it can be taken on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from broker.policy.admission import Refusal, judge
+from broker.policy.entry import Entry
+from broker.policy.fan_out import FanOut
+from broker.policy.fleet import Fleet
+from broker.policy.settings import DispatcherSettings
+from graphs.commands import RunStage
+from graphs.compiled import Graph
+from graphs.planning import Cost, Estimates, best, plan_stage
+from graphs.run import Run
+from graphs.stage import Stage
+
+ESTIMATES_MAX = 1_024
+
+
+class GraphCosts:
+    """Reads the fleet; remembers nothing beyond one change of it."""
+
+    def __init__(self, fleet: Fleet, settings: DispatcherSettings, fan_out: FanOut) -> None:
+        self._fleet, self._settings, self._fan_out = fleet, settings, fan_out
+        self._estimates: dict[tuple[int, int], Estimates] = {}
+        self._version = -1
+
+    def of(self, endpoint: str, graph: Graph, rows: int) -> Estimates:
+        """What planning may count on for requests of so many rows: the fastest lane's 95th percentile of each variant."""
+        if self._version != self._fleet.version or len(self._estimates) > ESTIMATES_MAX:
+            self._estimates.clear()
+            self._version = self._fleet.version
+        key = (id(graph), rows)
+        found = self._estimates.get(key)
+        if found is None:
+            hops_ms = 2.0 * self._settings.hop_ms
+            found = self._estimates[key] = Estimates(partial(self._costs, rows), hops_ms, self._fan_out.upper(endpoint, graph))
+        return found
+
+    def _costs(self, rows: int, stage: Stage) -> Sequence[Cost]:
+        name = self._fleet.graphs.ladder_of(stage)
+        ladder = self._fleet.ladders.get(name)
+        if ladder is None:
+            return ()
+        each = 1 if stage.over or not stage.model else rows
+        found: dict[str, Cost] = {}
+        for lane in self._fleet.lanes:
+            options = lane.options.get(name)
+            for option in options[0] if lane.ready and options else ():
+                known = found.get(option.key)
+                if known is None or option.p95_ms(each) < known.p95_ms:
+                    found[option.key] = Cost(option.key, option.accuracy, option.p95_ms(each), option.row_ms * each)
+        if found:
+            return list(found.values())
+        # Nobody hosts it now: it may be hosted in time, and what it costs will be seen then.
+        return [Cost(variant, accuracy, 0.0, 0.0) for variant, accuracy in zip(ladder.keys, ladder.accuracies, strict=True)]
+
+    def judge(self, run: Run, first: Sequence[RunStage], entry: Entry, now_ms: float) -> Refusal | None:
+        """None where the request is taken on: some path keeps its floor in time, and its first stages find room."""
+        left_ms = entry.deadline_ms - now_ms
+        estimates = self.of(entry.endpoint, run.graph, entry.rows)
+        for command in first:
+            if command.shadow:
+                continue
+            plan = plan_stage(run, command.instance, estimates, left_ms - estimates.hop_ms)
+            if plan is None:
+                return self._refused(run.graph, estimates, entry, left_ms)
+            task = self._fleet.graphs.ladder_of(command.stage)
+            ladder = self._fleet.ladders[task]
+            rung = min(ladder.rung(plan.accuracy_min), len(ladder.keys) - 1)
+            probe = Entry(
+                entry.key, entry.shard, -1, entry.received_ms, entry.endpoint, None, None, None, entry.priority, entry.tenant, entry.rows, 0, None,
+                task=task, rung=rung, deadline_ms=int(entry.deadline_ms - plan.rest_ms),
+            )  # fmt: skip
+            refusal = judge(probe, self._fleet.pool(task), self._settings, now_ms)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def _refused(self, graph: Graph, estimates: Estimates, entry: Entry, left_ms: float) -> Refusal:
+        floor = entry.floor or 0.0
+        offer = best(graph, floor, estimates, left_ms)
+        if offer is None:
+            return "overloaded", "no worker can compute some stage of the graph now"
+        if offer.least_ms is None:
+            return "infeasible_accuracy", f"min_accuracy {floor} is above what any path of the graph reaches: the best has {offer.accuracy:.4f}"
+        return (
+            "infeasible_deadline",
+            f"{left_ms:.0f} ms are left; the fastest path at or above the floor needs {offer.least_ms + estimates.hop_ms:.0f} ms with its hand-overs",
+        )

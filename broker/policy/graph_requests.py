@@ -1,0 +1,368 @@
+"""Requests that run on a graph: their stages become entries that wait in the pools like any request, until the graph has an answer or none can be."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from broker.policy.entry import SHADOW_PRIORITY, Answer, Commands, Entry, State, Tap
+from broker.policy.fan_out import FanOut
+from broker.policy.fleet import Fleet
+from broker.policy.graph_costs import GraphCosts
+from broker.policy.graphs import Compiled
+from broker.policy.lanes import Order
+from broker.policy.settings import DispatcherSettings
+from graphs.commands import Cancel, Command, Fail, Finish, RunStage, ShadowDone, Wake
+from graphs.compiled import Graph
+from graphs.events import Answered, Event, StageDone, StageFailed, Started, Woken
+from graphs.planning import plan_stage
+from graphs.run import Run, advance
+from graphs.tensor import Tensor
+from schemas.errors import RequestError
+from schemas.limits import Limits
+from schemas.stage import StageRecord
+from schemas.terminal import COMPLETED, EXPIRED, FAILED, PathStep
+from schemas.work import order_name
+
+Refusal = tuple[str, str]
+Opened = tuple[Mapping[str, Any], Mapping[str, Tensor]]
+OpenRequest = Callable[[object, Graph], Opened]
+"""(payload, graph) -> the request's parameters and tensors that the graph looks at. Raises RequestError."""
+Finished = Callable[[Answer, Commands], None]
+SHADOW_GRACE_MS = 1_000.0
+
+
+class StageJob(msgspec.Struct, eq=False):
+    """The payload of a stage's entry: what its order has to say beside the entry."""
+
+    request: GraphRequest
+    command: RunStage
+    record: object
+    """The payload of the request."""
+    ready_ms: float
+    """When everything that the stage needs was there."""
+
+
+class GraphRequest(msgspec.Struct, eq=False):
+    """One request on its graph."""
+
+    entry: Entry
+    graph: Graph
+    revision: int
+    run: Run
+    stages: dict[str, Entry] = {}
+    """Stages that wait or run, by instance."""
+    held_bytes: int = 0
+    dropped: bool = False
+    """No path can make it any more: nothing further is run, its deadline answers it."""
+
+    @property
+    def endpoint(self) -> str:
+        return self.entry.endpoint
+
+
+class GraphRequests:
+    """All of one dispatcher. Answers go through `finished`, so that there is one place that ends requests."""
+
+    def __init__(self, fleet: Fleet, settings: DispatcherSettings, limits: Limits, open_request: OpenRequest, finished: Finished) -> None:
+        self._fleet, self._settings, self._limits = fleet, settings, limits
+        self._open_request, self._finished = open_request, finished
+        self.fan_out = FanOut()
+        self._costs = GraphCosts(fleet, settings, self.fan_out)
+        self._requests: dict[bytes, GraphRequest] = {}
+        self._wakes: list[tuple[float, bytes]] = []
+        self._finals: dict[bytes, bytes] = {}
+        """By request: the order whose worker writes the terminal record."""
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def running(self) -> dict[str, int]:
+        """Requests by `endpoint@revision`."""
+        counts: dict[str, int] = {}
+        for request in self._requests.values():
+            name = f"{request.endpoint}@{request.revision}"
+            counts[name] = counts.get(name, 0) + 1
+        return counts
+
+    def stage_topics(self) -> set[tuple[str, str]]:
+        """(endpoint, stage as topics name it) of all that runs, whatever the catalog says by now."""
+        graphs = {(request.endpoint, request.revision): request.graph for request in self._requests.values()}
+        return {(endpoint, stage.topic) for (endpoint, _), graph in graphs.items() for stage in graph.stages.values()}
+
+    # -- a request's life
+
+    def start(
+        self, entry: Entry, compiled: Compiled, replayed: Sequence[tuple[StageRecord, bytes]], now_ms: float, commands: Commands
+    ) -> Refusal | None:
+        """Begin; a refusal where its first stages cannot be run as asked. `replayed`: stage records of an earlier owner."""
+        graph, revision = compiled.graph, compiled.revision
+        assert graph is not None
+        assert entry.floor is not None
+        try:
+            fields, tensors = self._open_request(entry.payload, graph)
+        except RequestError as error:
+            return error.code, str(error)
+        run = Run(graph, entry.key.decode(), entry.tenant, entry.floor, entry.deadline_ms, reserve_ms=2.0 * self._settings.hop_ms)
+        request = GraphRequest(entry, graph, revision, run)
+        first = advance(run, Started(fields, tensors), now_ms)
+        if not replayed:
+            refusal = self._costs.judge(run, [command for command in first if isinstance(command, RunStage)], entry, now_ms)
+            if refusal is not None:
+                return refusal
+        entry.state = State.RUNNING
+        self._requests[entry.key] = request
+        self._carry_out(request, first, now_ms, commands)
+        for record, value in replayed:
+            entry.handed_out = True
+            self.observe(entry.key, record, value, now_ms, commands)
+        return None
+
+    def observe(self, key: bytes, record: StageRecord, value: bytes, now_ms: float, commands: Commands) -> None:
+        """A stage record was read."""
+        order = self._fleet.orders.pop(order_name(key.decode(), record.instance).encode(), None)
+        if order is not None:
+            order.lane.release(order.entry.key)
+            order.lane.answered(order, now_ms)
+        request = self._requests.get(key)
+        if request is None or request.revision != record.revision:
+            return
+        stage = request.stages.pop(record.instance, None)
+        if stage is not None:
+            self._let_go(stage)
+        if record.error_code == "deadline_exceeded" and stage is not None and self._again(request, stage, now_ms, commands):
+            return
+        self._advance(request, _event_of(record, value), now_ms, commands)
+
+    def final_order(self, key: bytes) -> Order | None:
+        """The order whose worker writes the terminal record of this request, where it is out; its answer has come."""
+        return self._fleet.orders.get(self._finals.pop(key, b""))
+
+    def order_lost(self, entry: Entry) -> None:
+        """A stage's order will not be answered by its worker any more."""
+        if entry.root is not None and self._finals.get(entry.root.key) == entry.key:
+            del self._finals[entry.root.key]
+
+    def lost(self, entry: Entry, now_ms: float, commands: Commands) -> None:
+        """A stage has used up its attempts."""
+        request = self._request_of(entry)
+        if request is not None:
+            request.stages.pop(entry.instance, None)
+            message = f"{entry.attempts} attempts were lost with their workers"
+            self._advance(request, StageFailed(entry.instance, "attempts_exhausted", message), now_ms, commands)
+
+    def retry(self, entry: Entry, now_ms: float, commands: Commands) -> None:
+        """A stage's order was lost, or what it waited in is no more: plan what is left of its request, and wait again."""
+        request = self._request_of(entry)
+        if request is None:
+            entry.state = State.DONE
+        elif not self._again(request, entry, now_ms, commands):
+            self._drop(request, entry)
+
+    def unsendable(self, entry: Entry, now_ms: float, commands: Commands) -> None:
+        """No lane can answer the stage in time: a faster combination may, else the request is dropped early (Loki, opportunistic rerouting)."""
+        before = entry.rung, entry.deadline_ms
+        self.retry(entry, now_ms, commands)
+        request = self._request_of(entry)
+        if entry.state == State.WAITING and request is not None and (entry.rung >= before[0] and entry.deadline_ms <= before[1]):
+            self._let_go(entry)
+            self._drop(request, entry)
+
+    def due(self, now_ms: float, commands: Commands) -> None:
+        """Wake those that wanted to be."""
+        while self._wakes and self._wakes[0][0] <= now_ms:
+            _, key = heapq.heappop(self._wakes)
+            request = self._requests.get(key)
+            if request is None:
+                continue
+            if request.entry.state == State.DONE:
+                self._forget(request)
+            else:
+                self._advance(request, Woken(), now_ms, commands)
+
+    def next_wake_ms(self) -> float | None:
+        return self._wakes[0][0] if self._wakes else None
+
+    def ended(self, entry: Entry, now_ms: float, commands: Commands) -> None:
+        """The request has its terminal record: nothing of it goes on but shadows, and those not beyond its deadline."""
+        request = self._requests.get(entry.key)
+        if request is None:
+            return
+        self._advance(request, Answered(), now_ms, commands)
+        if request.run.idle or now_ms >= entry.deadline_ms:
+            self._forget(request)
+        else:
+            heapq.heappush(self._wakes, (entry.deadline_ms + SHADOW_GRACE_MS, entry.key))
+
+    def revoked(self, entry: Entry) -> None:
+        """The request is another dispatcher's from now on."""
+        request = self._requests.get(entry.key)
+        if request is not None:
+            for stage in request.stages.values():
+                self._fleet.take_back(stage.key)
+            self._forget(request)
+
+    # -- within
+
+    def _request_of(self, entry: Entry) -> GraphRequest | None:
+        assert entry.root is not None
+        request = self._requests.get(entry.root.key)
+        return request if request is not None and request.entry is entry.root else None
+
+    def _advance(self, request: GraphRequest, event: Event, now_ms: float, commands: Commands) -> None:
+        self._carry_out(request, advance(request.run, event, now_ms), now_ms, commands)
+
+    def _carry_out(self, request: GraphRequest, found: Sequence[Command], now_ms: float, commands: Commands) -> None:
+        self.fan_out.learn(request.endpoint, found)
+        for command in found:
+            if isinstance(command, RunStage):
+                self._run_stage(request, command, now_ms)
+            elif isinstance(command, Finish):
+                self._finish(request, command, now_ms, commands)
+            elif isinstance(command, Fail):
+                self._end(Answer(request.entry, FAILED, command.code, command.message, stage=command.stage), commands)
+            elif isinstance(command, Wake):
+                heapq.heappush(self._wakes, (command.at_ms, request.entry.key))
+            elif isinstance(command, Cancel):
+                for instance in command.instances:
+                    stage = request.stages.pop(instance, None)
+                    if stage is not None:
+                        self._let_go(stage)
+            else:
+                self._tap(request, command, now_ms, commands)
+
+    def _finish(self, request: GraphRequest, command: Finish, now_ms: float, commands: Commands) -> None:
+        entry = request.entry
+        if now_ms > entry.deadline_ms:
+            self._end(Answer(entry, EXPIRED, "deadline_exceeded", "its last stage ended after the deadline"), commands)
+        else:
+            self._end(Answer(entry, COMPLETED, tensors=command.tensors, accuracy=command.accuracy, path=command.path), commands)
+
+    def _end(self, answer: Answer, commands: Commands) -> None:
+        if answer.entry.state == State.RUNNING:
+            self._finished(answer, commands)
+
+    def _tap(self, request: GraphRequest, command: ShadowDone, now_ms: float, commands: Commands) -> None:
+        commands.taps.append(Tap(request.entry, command.tensors, command.accuracy, command.path))
+        if request.entry.state == State.DONE and request.run.idle:
+            self._forget(request)
+
+    def _run_stage(self, request: GraphRequest, command: RunStage, now_ms: float) -> None:
+        if request.dropped and not command.shadow:
+            return
+        root, stage = request.entry, command.stage
+        entry = Entry(
+            order_name(root.key.decode(), command.instance).encode(),
+            root.shard,
+            -1,
+            root.received_ms,
+            root.endpoint,
+            root.floor,
+            None,
+            None,
+            SHADOW_PRIORITY if command.shadow else root.priority,
+            root.tenant,
+            _rows(command, root),
+            sum(len(tensor.data) for tensor in command.tensors.values()),
+            StageJob(request, command, root.payload, now_ms),
+            traceparent=root.traceparent,
+            task=self._fleet.graphs.ladder_of(stage),
+            root=root,
+            instance=command.instance,
+        )
+        if not self._place(request, entry, now_ms):
+            self._drop(request, entry)
+
+    def _again(self, request: GraphRequest, entry: Entry, now_ms: float, commands: Commands) -> bool:
+        return not request.dropped and self._place(request, entry, now_ms)
+
+    def _place(self, request: GraphRequest, entry: Entry, now_ms: float) -> bool:
+        """Plan the rest of the path with the time that is really left, and let the stage wait; False where nothing can make it."""
+        job = _job(entry)
+        fleet, run = self._fleet, request.run
+        ladder = fleet.ladders[entry.task]
+        if not ladder.keys:
+            return False  # the catalog has lost the stage's task
+        left_ms = request.entry.deadline_ms - now_ms
+        if job.command.shadow:
+            entry.rung, entry.deadline_ms = 0, request.entry.deadline_ms
+        else:
+            estimates = self._costs.of(request.endpoint, request.graph, request.entry.rows)
+            plan = plan_stage(run, entry.instance, estimates, left_ms)
+            if plan is None:
+                return False
+            entry.rung = min(ladder.rung(plan.accuracy_min), len(ladder.keys) - 1)
+            entry.deadline_ms = int(request.entry.deadline_ms - plan.rest_ms)
+        pool = fleet.pool(entry.task)
+        request.stages[entry.instance] = entry
+        if job.command.final:
+            self._finals[request.entry.key] = entry.key
+        if not job.command.shadow:
+            cheapest = pool.cheapest(entry.task, entry.rung)
+            entry.work_ms = cheapest.row_ms * entry.rows + self._settings.overhead_ms if cheapest is not None else 0.0
+            pool.arrived(entry)
+        pool.waiting.push(entry)
+        return True
+
+    def _drop(self, request: GraphRequest, entry: Entry) -> None:
+        """Early drop: nothing of the request is computed any more; its deadline answers it."""
+        entry.state = State.DONE
+        request.stages.pop(entry.instance, None)
+        if entry.priority == SHADOW_PRIORITY:
+            return
+        request.dropped = True
+        for instance, stage in list(request.stages.items()):
+            if stage.state == State.WAITING:
+                self._let_go(stage)
+                del request.stages[instance]
+
+    def _let_go(self, stage: Entry) -> None:
+        if stage.state == State.WAITING:
+            self._fleet.pool(stage.task).waiting.forget(stage, State.DONE)
+        stage.state = State.DONE
+
+    def _forget(self, request: GraphRequest) -> None:
+        for stage in request.stages.values():
+            self._let_go(stage)
+        request.stages.clear()
+        self._requests.pop(request.entry.key, None)
+        if self._finals.get(request.entry.key) not in self._fleet.orders:
+            self._finals.pop(request.entry.key, None)
+
+
+def _job(stage: Entry) -> StageJob:
+    return stage.payload  # pyright: ignore[reportReturnType]
+
+
+def _rows(command: RunStage, root: Entry) -> int:
+    """Rows that the stage computes: the first axis of its first tensor, or the request's."""
+    if not command.stage.model:
+        return 1
+    if command.request_inputs or not command.tensors:
+        return root.rows
+    shape = next(iter(command.tensors.values())).shape
+    return max(shape[0], 1) if shape else 1
+
+
+def _event_of(record: StageRecord, value: bytes) -> Event:
+    if record.error_code:
+        return StageFailed(record.instance, record.error_code, record.error_message)
+    view, at = memoryview(value), 0
+    tensors: list[Tensor] = []
+    for head in record.tensors:
+        tensors.append(Tensor(head.name, head.datatype, head.shape, view[at : at + head.size]))
+        at += head.size
+    step = PathStep(
+        stage=record.instance,
+        variant=record.variant,
+        accuracy=record.accuracy,
+        accelerator=record.accelerator,
+        device=record.device,
+        queued_ms=record.queued_ms,
+        computed_ms=record.computed_ms,
+        batch_size=record.batch_size,
+    )
+    return StageDone(record.instance, {tensor.name: tensor for tensor in tensors}, record.variant, record.accuracy, step, record.finished_ms)
