@@ -1,18 +1,22 @@
-"""Applies catalog files: checks them against the catalog as it stands, copies the models, writes what is new."""
+"""Applies catalog files: checks them against the catalog as it stands, copies the models, makes stage topics, writes what is new."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from broker.log import Log, Message
+from deploy.catalog_checks import stage_topics
 from deploy.catalog_files import CatalogFiles, load_catalog_files
+from deploy.catalog_tasks import COMBINE
+from deploy.graph_resolution import has_ensemble
 from deploy.snapshots import CLIENT_ID, read_catalog
 from schemas.catalog import Catalog, EndpointSpec, TaskSpec, catalog_key, encode_catalog
-from schemas.names import Names
+from schemas.graph import CanaryNode, ForEachNode, Node
+from schemas.names import SHARDS, Names, TopicSpec
 from workers.models import ModelRepository
 
 Spec = TaskSpec | EndpointSpec
@@ -27,17 +31,59 @@ class Change(msgspec.Struct, frozen=True):
     detail: str
 
 
-async def apply_files(log: Log, names: Names, files: Sequence[Path], models: Path) -> list[Change]:
-    """Verify, copy the models, write tasks before endpoints; returns once the log has everything."""
+async def apply_files(log: Log, names: Names, files: Sequence[Path], models: Path, *, replication: int = 1) -> list[Change]:
+    """Verify, copy the models, make sure of the stage topics, write tasks before endpoints; returns once the log has everything."""
     present = await read_catalog(log, names)
     stated = await asyncio.to_thread(load_catalog_files, files, present)
     await asyncio.to_thread(_copy_models, stated, models)
-    specs: list[Spec] = [*stated.tasks, *stated.endpoints]
+    endpoints = [following(endpoint, present.endpoints.get(endpoint.name)) for endpoint in stated.endpoints]
+    built_in = [COMBINE] if any(endpoint.graph is not None and has_ensemble(endpoint.graph.nodes) for endpoint in endpoints) else []
+    specs: list[Spec] = [*built_in, *stated.tasks, *endpoints]
+    tasks = present.tasks | {task.name: task for task in (COMBINE, *stated.tasks)}
+    await log.create_topics(await _stage_topics(log, names, endpoints, tasks, replication))
     changes = [_change(spec, present) for spec in specs]
     await write_catalog(
         log, names, [(catalog_key(spec), encode_catalog(spec), ()) for spec, c in zip(specs, changes, strict=True) if c.change != "unchanged"]
     )
     return changes
+
+
+async def _stage_topics(
+    log: Log, names: Names, endpoints: Sequence[EndpointSpec], tasks: Mapping[str, TaskSpec], replication: int
+) -> list[TopicSpec]:
+    graphs = {endpoint.name: endpoint.graph for endpoint in endpoints if endpoint.graph is not None}
+    if not graphs:
+        return []
+    partitions = await log.partitions(names.requests) or SHARDS
+    return [
+        names.stage_topic(endpoint, topic, partitions=partitions, replication=replication)
+        for endpoint, graph in graphs.items()
+        for topic in stage_topics(graph, tasks)
+    ]
+
+
+def following(endpoint: EndpointSpec, present: EndpointSpec | None) -> EndpointSpec:
+    """The endpoint as it follows on the one that stands: its graph is of the next revision where it changed, and a canary goes on where it is."""
+    if present is None:
+        return msgspec.structs.replace(endpoint, revision=1 if endpoint.graph else 0)
+    graph = endpoint.graph
+    if graph is not None and present.graph is not None:
+        graph = msgspec.structs.replace(graph, nodes=_with_canaries(graph.nodes, present.graph.nodes))
+    return msgspec.structs.replace(endpoint, graph=graph, revision=present.revision + (graph != present.graph))
+
+
+def _with_canaries(nodes: Mapping[str, Node], present: Mapping[str, Node]) -> dict[str, Node]:
+    """A canary's percentage is no part of what files say: it stays while the canary, and what it chooses between, are the same."""
+    found = dict(nodes)
+    for name, node in nodes.items():
+        old = present.get(name)
+        if isinstance(node, CanaryNode) and isinstance(old, CanaryNode):
+            same = msgspec.structs.replace(old, percent=node.percent) == node
+            if same and all(nodes.get(branch) == present.get(branch) for branch in (node.stable, node.candidate)):
+                found[name] = old
+        elif isinstance(node, ForEachNode) and isinstance(old, ForEachNode):
+            found[name] = msgspec.structs.replace(node, nodes=_with_canaries(node.nodes, old.nodes))
+    return found
 
 
 async def write_catalog(log: Log, names: Names, messages: Sequence[Message]) -> None:
@@ -64,6 +110,7 @@ def _change(spec: Spec, present: Catalog) -> Change:
         detail = f"{len(spec.variants)} variants, accuracy {min(v.accuracy for v in spec.variants):g} to {max(v.accuracy for v in spec.variants):g}"
     else:
         kind, old = "endpoint", present.endpoints.get(spec.name)
-        detail = f"task {spec.task}, accuracy {spec.defaults.min_accuracy:g} within {spec.defaults.timeout_ms} ms by default"
+        what = f"task {spec.task}" if spec.graph is None else f"graph of {len(spec.graph.nodes)} nodes, revision {spec.revision}"
+        detail = f"{what}, accuracy {spec.defaults.min_accuracy:g} within {spec.defaults.timeout_ms} ms by default"
     change = "created" if old is None else "unchanged" if encode_catalog(old) == encode_catalog(spec) else "changed"
     return Change(kind, spec.name, change, detail)

@@ -25,6 +25,8 @@ COMMANDS = {
     "apply": "deploy.commands.catalog:apply",
     "get": "deploy.commands.state:get",
     "delete": "deploy.commands.catalog:delete",
+    "graph": "deploy.commands.graph:graph",
+    "canary": "deploy.commands.canary:canary",
     "send": "deploy.commands.requests:send",
     "poll": "deploy.commands.requests:poll",
     "dispatcher": "deploy.commands.dispatcher:dispatcher",
@@ -32,6 +34,8 @@ COMMANDS = {
     "sink": "deploy.commands.sink:sink",
     "scaler": "deploy.commands.scaler:scaler",
     "profile": "deploy.commands.profile:profile",
+    "measure": "deploy.commands.measure:measure",
+    "split-model": "deploy.commands.split_model:split_model",
     "bench": "deploy.commands.bench:bench",
     "deadletter": "deploy.commands.dead_letters:deadletter",
 }

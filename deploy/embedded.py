@@ -12,6 +12,7 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry
 
+from broker.canary import CanaryControl
 from broker.client import Client
 from broker.dispatcher import Dispatcher
 from broker.memory import MemoryLog
@@ -93,8 +94,10 @@ class Embedded(Client):
 
     def _build(self, folder: Path) -> list[Role]:
         log, names = self._log, self._names
+        planner = StaticPlanner(log, names, name="planner", registry=CollectorRegistry())
         roles: list[Role] = [
-            StaticPlanner(log, names, name="planner", registry=CollectorRegistry()),
+            planner,
+            CanaryControl(log, names, name="planner", leading=lambda: planner.leading, registry=CollectorRegistry()),
             Sink(log, self._store, names, registry=CollectorRegistry()),
         ]
         models, profiles = ModelRepository(folder / "models"), ProfileStore(folder / "profiles")

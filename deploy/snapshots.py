@@ -85,7 +85,7 @@ async def read_alive(log: Log, names: Names, *, now_ms: float | None = None) -> 
 
 async def read_lag(log: Log, names: Names) -> list[GroupLag]:
     """Log end minus committed offset, per partition, of dispatchers, sink and workers."""
-    groups = {names.dispatchers_group: [names.requests], names.sink_group: [names.responses]}
+    groups = {names.dispatchers_group: [names.requests, *await log.topics(names.stages)], names.sink_group: [names.responses]}
     groups |= {names.workers_group(accelerator): [names.work(accelerator)] for accelerator in ACCELERATORS}
     read = [_group_lag(log, group, topic) for group, topics in groups.items() for topic in topics]
     return [lag for lags in await asyncio.gather(*read) for lag in lags]

@@ -56,7 +56,7 @@ async def _apply_when_up(folder: Path, connection: Connection, files: Sequence[P
         try:
             async with open_log(there) as log:
                 await create_topics(log, there)
-                return await apply_files(log, there.names, files, models)
+                return await apply_files(log, there.names, files, models, replication=there.replication)
         except LogUnavailable:
             if time.monotonic() > until_s:
                 raise

@@ -24,6 +24,7 @@ FILE_BYTES_MAX = 1 << 20
 DOCUMENTS_MAX = 1_000
 FIELDS_MAX = 100_000
 """Fields and items read from one file: an alias is read each time that it is used, so this also ends an expansion bomb."""
+PLAIN_DEPTH_MAX = 8
 TAG = "tag:yaml.org,2002:"
 
 Scalar = TypeVar("Scalar")
@@ -137,6 +138,17 @@ class Fields:
         value = self._scalar(key, "a whole number", _as_int)
         return self._ranged(key, value, low, high)
 
+    def flag(self, key: str) -> bool | None:
+        return self._scalar(key, "`true` or `false`", _as_bool)
+
+    def value(self, key: str) -> Any:
+        """Whatever stands there as plain values; None where the key is absent. For what is handed on and not read here."""
+        node = self._nodes.get(key)
+        return None if node is None else _plain(self.source, node)
+
+    def is_mapping(self, key: str) -> bool:
+        return isinstance(self._nodes.get(key), MappingNode)
+
     def mapping(self, key: str, what: str, known: Iterable[str] | None) -> Fields | None:
         node = self._nodes.get(key)
         if node is None:
@@ -165,6 +177,23 @@ class Fields:
             if value is None:
                 self.source.add(line, f"`{key}` of {self.what} is a list of words")
         return [(value, line) for value, line in found if value is not None]
+
+    def words(self, key: str) -> dict[str, str]:
+        """A mapping of words to words, empty where the key is absent."""
+        inner = self.mapping(key, f"`{key}` of {self.what}", None)
+        found = {} if inner is None else {word: inner.text(word) for word in inner.keys()}  # noqa: SIM118 - not a mapping
+        return {word: value for word, value in found.items() if value is not None}
+
+    def numbers(self, key: str) -> list[float] | None:
+        """A list of numbers; None where the key is absent or anything else stands in it."""
+        nodes = self.items(key)
+        if nodes is None:
+            return None
+        found = [_as_float(node) for node in nodes]
+        if any(value is None for value in found):
+            self.problem(key, f"`{key}` of {self.what} is a list of numbers")
+            return None
+        return [value for value in found if value is not None]
 
     def integers(self, key: str) -> list[int] | None:
         nodes = self.items(key)
@@ -273,6 +302,42 @@ def _as_float(node: Any) -> float | None:
         return value if math.isfinite(value) else None
     whole = _as_int(node)
     return None if whole is None else float(whole)
+
+
+def _as_bool(node: Any) -> bool | None:
+    if not (isinstance(node, ScalarNode) and node.tag == TAG + "bool"):
+        return None
+    return node.value.lower() == "true"
+
+
+def _plain(source: Source, node: Any, depth: int = PLAIN_DEPTH_MAX) -> Any:
+    """Mappings, lists, words, numbers, truth values and null; other scalars (dates, tagged ones) stay as they are written."""
+    source.take(line_of(node))
+    if not depth:
+        source.add(line_of(node), f"nested more than {PLAIN_DEPTH_MAX} levels deep")
+        return None
+    if isinstance(node, MappingNode):
+        return {str(key.value): _plain(source, value, depth - 1) for key, value in node.value}
+    if isinstance(node, SequenceNode):
+        return [_plain(source, item, depth - 1) for item in node.value]
+    for read in (_as_bool, _as_int, _as_float):
+        value = read(node)
+        if value is not None:
+            return value
+    return None if _is_empty(node) else str(node.value)
+
+
+def lines_of(source: Source, node: Any, *, key: str = "", depth: int = PLAIN_DEPTH_MAX) -> dict[str, int]:
+    """Line of every value below a node, by its keys and list positions joined by dots (`branches.0.weight`)."""
+    source.take(line_of(node))
+    found = {key: line_of(node)}
+    if depth and isinstance(node, MappingNode):
+        for name, value in node.value:
+            found |= lines_of(source, value, key=f"{key}.{name.value}".removeprefix("."), depth=depth - 1)
+    elif depth and isinstance(node, SequenceNode):
+        for number, value in enumerate(node.value):
+            found |= lines_of(source, value, key=f"{key}.{number}".removeprefix("."), depth=depth - 1)
+    return found
 
 
 def _describe(node: Any) -> str:

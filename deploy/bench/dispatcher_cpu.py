@@ -79,10 +79,11 @@ async def ours(harness: Harness, count: int) -> float:
         await fill(harness.log, names.requests, (json_body(TIMEOUT_MS) for _ in range(count)))
         worker = NullWorkerSettings(kafka=harness.kafka, prefix=names.prefix, variant=VARIANT_KEY, lanes=SHARDS, ready=crew.path("null-worker.ready"))
         await crew.program("deploy.bench.null_worker", "null-worker", worker)
-        return await _measured(harness, crew, count)
+        return await dispatcher_us(harness, crew, count)
 
 
-async def _measured(harness: Harness, crew: Crew, count: int) -> float:
+async def dispatcher_us(harness: Harness, crew: Crew, count: int) -> float:
+    """Start a dispatcher on a topic of so many requests: microseconds of its processor time a request, from the first order to the last answer."""
     names = crew.names
     reader = harness.log.reader("bench")
     await reader.start()

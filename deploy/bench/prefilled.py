@@ -16,26 +16,26 @@ from schemas.plan import PLAN_KEY, Binding, Plan, encode_plan
 
 TASK, VARIANT, ENDPOINT = "null", "null", "bench"
 VARIANT_KEY = variant_key(TASK, VARIANT)
+TASKS = {TASK: TaskSpec(name=TASK, variants=(VariantSpec(name=VARIANT, file="none", sha256="0" * 64, accuracy=0.95),))}
+PLAIN = EndpointSpec(name=ENDPOINT, task=TASK)
 FILL_RECORDS = 500
 BODY_VALUES = 200
 POLL_S = 0.03
 
 
-def json_body(timeout_ms: int) -> bytes:
+def json_body(timeout_ms: int, *, endpoint: str = ENDPOINT, floor: float = 0.9) -> bytes:
     """A request of 1 kB, everything in its body, as `kcat -P` would send it."""
     tensor = {"name": "image", "shape": [1, BODY_VALUES], "datatype": "UINT8", "data": [128] * BODY_VALUES}
-    fields = {"endpoint": ENDPOINT, "min_accuracy": 0.9, "timeout_ms": timeout_ms, "parameters": {"padding": "x" * 80}, "inputs": [tensor]}
+    fields = {"endpoint": endpoint, "min_accuracy": floor, "timeout_ms": timeout_ms, "parameters": {"padding": "x" * 80}, "inputs": [tensor]}
     return msgspec.json.encode(fields)
 
 
-async def publish_control(log: Log, names: Names, *, lanes: int) -> None:
+async def publish_control(log: Log, names: Names, *, lanes: int, endpoint: EndpointSpec = PLAIN) -> None:
     """Catalog and plan, as `apply` and the scaler would write them."""
-    task = TaskSpec(name=TASK, variants=(VariantSpec(name=VARIANT, file="none", sha256="0" * 64, accuracy=0.95),))
-    endpoint = EndpointSpec(name=ENDPOINT, task=TASK)
     bindings = tuple(Binding(worker=worker_name(lane), accelerator="cpu", lane=lane, variants=(VARIANT_KEY,)) for lane in range(lanes))
     plan = Plan(epoch=1, bindings=bindings, planner="bench")
     async with written(log) as writer:
-        await writer.write(names.catalog, 0, [(catalog_key(spec), encode_catalog(spec), ()) for spec in (task, endpoint)])
+        await writer.write(names.catalog, 0, [(catalog_key(spec), encode_catalog(spec), ()) for spec in (TASKS[TASK], endpoint)])
         await writer.write(names.plan, 0, [(PLAN_KEY, encode_plan(plan), ())])
 
 
@@ -53,7 +53,7 @@ class written:  # noqa: N801 - used like a function, in `async with`
         await self._writer.close()
 
 
-async def fill(log: Log, topic: str, bodies: Iterable[bytes]) -> int:
+async def fill(log: Log, topic: str, bodies: Iterable[bytes], *, headers: Headers = (), batch_records: int = FILL_RECORDS) -> int:
     """Write requests over all shards, as fast as Kafka takes them; returns how many."""
     count = 0
     async with written(log) as writer:
@@ -61,9 +61,9 @@ async def fill(log: Log, topic: str, bodies: Iterable[bytes]) -> int:
         shard = 0
         pending: list[asyncio.Future[Ack]] = []
         for body in bodies:
-            batch.append((b"request-%d" % count, body, ()))
+            batch.append((b"request-%d" % count, body, headers))
             count += 1
-            if len(batch) == FILL_RECORDS:
+            if len(batch) == batch_records:
                 pending.append(asyncio.ensure_future(writer.write(topic, shard, batch)))
                 batch, shard = [], (shard + 1) % SHARDS
                 if shard == 0:

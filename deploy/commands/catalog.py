@@ -46,7 +46,7 @@ async def apply_to(connection: Connection, files: Sequence[Path], models: Path) 
     """Apply files to an installation. Raises CatalogError, ModelRefused, LogUnavailable."""
     async with open_log(connection) as log:
         await create_topics(log, connection)
-        return await apply_files(log, connection.names, files, models)
+        return await apply_files(log, connection.names, files, models, replication=connection.replication)
 
 
 @click.group()

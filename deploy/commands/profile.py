@@ -10,7 +10,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from deploy.catalog_files import BATCH_SIZE_MAX, load_catalog_files
+from deploy.catalog_files import load_catalog_files
+from deploy.catalog_tasks import BATCH_SIZE_MAX
 from deploy.commands.command import Command, option
 from deploy.commands.output import Output
 from deploy.configuration import Connection
@@ -126,7 +127,7 @@ def _of_catalog(file: Path, accelerator: str) -> Variants:
     found: Variants = {}
     for task in loaded.tasks:
         for variant in task.variants:
-            if accelerator in variant.accelerators:
+            if variant.file and accelerator in variant.accelerators:
                 found[variant_key(task.name, variant.name)] = (variant, loaded.models[variant.sha256])
     if not found:
         raise CatalogError(f"{file}: no variant of its tasks is for the accelerator {accelerator!r}")

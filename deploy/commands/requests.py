@@ -17,11 +17,12 @@ from deploy.commands.command import Command, option
 from deploy.commands.output import Output, stdout_is_terminal
 from deploy.configuration import Connection
 from deploy.connections import open_log
+from deploy.graph_resolution import request_tensors
 from deploy.request_files import RequestBody, read_request
 from deploy.snapshots import CLIENT_ID, read_catalog
 from deploy.stores import open_store
 from deploy.suggestions import did_you_mean
-from schemas.catalog import Catalog
+from schemas.catalog import Catalog, EndpointSpec
 from schemas.errors import BadRequest, HeadraceError, UnknownEndpoint
 from schemas.limits import Limits
 from schemas.tensors import decode_output
@@ -94,12 +95,17 @@ def _id(body: RequestBody, stated: str | None) -> str:
 
 
 def _only_input(catalog: Catalog, endpoint: str) -> str:
-    task = catalog.tasks.get(catalog.endpoints[endpoint].task)
-    inputs = {tensor.name for variant in task.variants for tensor in variant.inputs} if task else set[str]()
+    spec = catalog.endpoints[endpoint]
+    task = catalog.tasks.get(spec.task)
+    inputs = {tensor.name for variant in task.variants for tensor in variant.inputs} if task else _of_graph(spec)
     if len(inputs) != 1:
         listed = f" (it takes {', '.join(sorted(inputs))})" if inputs else ""
         raise BadRequest(f"say which input the array is for with --input NAME, or send an .npz with arrays by name{listed}")
     return inputs.pop()
+
+
+def _of_graph(spec: EndpointSpec) -> set[str]:
+    return set(request_tensors(spec.graph.nodes)) if spec.graph is not None else set()
 
 
 def _headers(endpoint: str, body: RequestBody, options: dict[str, Any]) -> Headers:

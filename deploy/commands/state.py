@@ -14,6 +14,7 @@ from deploy.commands.output import Output
 from deploy.configuration import Connection
 from deploy.connections import open_log
 from deploy.snapshots import GroupLag, read_alive, read_catalog, read_lag, read_plan
+from schemas.catalog import Catalog, EndpointSpec
 from schemas.names import Names
 from schemas.telemetry import WorkerReport
 
@@ -33,21 +34,46 @@ def get() -> None:
 
 @get.command(cls=Command)
 def endpoints(connection: Connection, output: Output) -> None:
-    """The endpoints with their tasks and variants.
+    """The endpoints with their tasks and variants; of graphs, the revision and what runs on which.
 
     \b
     headrace get endpoints
     """
-    catalog = _read(connection, read_catalog)
+    catalog, running = _read(connection, _read_endpoints)
     rows: list[tuple[object, ...]] = []
     for endpoint in catalog.endpoints.values():
-        task = catalog.tasks.get(endpoint.task)
-        variants = "task is missing" if task is None else ", ".join(f"{v.name} {v.accuracy:g}" for v in task.variants)
-        rows.append((endpoint.name, endpoint.task, f"{endpoint.defaults.min_accuracy:g}", endpoint.defaults.timeout_ms, variants))
-    output.table("", ("endpoint", "task", "min accuracy", "timeout ms", "variants (accuracy)"), rows)
+        what = endpoint.task if endpoint.graph is None else f"graph, {len(endpoint.graph.nodes)} nodes"
+        revision = "-" if endpoint.graph is None else endpoint.revision
+        on = ", ".join(f"{count} on {number}" for number, count in sorted(running.get(endpoint.name, {}).items())) or "-"
+        floor, timeout_ms = f"{endpoint.defaults.min_accuracy:g}", endpoint.defaults.timeout_ms
+        rows.append((endpoint.name, what, revision, on, floor, timeout_ms, _variants(catalog, endpoint)))
+    columns = ("endpoint", "task or graph", "revision", "running", "min accuracy", "timeout ms", "variants (accuracy)")
+    output.table("", columns, rows)
+    gone = {name: counts for name, counts in running.items() if name not in catalog.endpoints}
+    for name, counts in gone.items():
+        output.say(f"{name} was deleted, {sum(counts.values())} requests still run on it")
     if not rows:
         output.say("the catalog has no endpoint: apply some with `headrace apply FILE...`")
-    output.result({"endpoints": list(catalog.endpoints.values()), "tasks": list(catalog.tasks.values())})
+    output.result({"endpoints": list(catalog.endpoints.values()), "tasks": list(catalog.tasks.values()), "running": running})
+
+
+def _variants(catalog: Catalog, endpoint: EndpointSpec) -> str:
+    if endpoint.graph is not None:
+        return f"`headrace graph show {endpoint.name}`"
+    task = catalog.tasks.get(endpoint.task)
+    return "task is missing" if task is None else ", ".join(f"{variant.name} {variant.accuracy:g}" for variant in task.variants)
+
+
+async def _read_endpoints(log: Log, names: Names) -> tuple[Catalog, dict[str, dict[str, int]]]:
+    """The catalog, and the requests that run on each revision of each graph, as the dispatchers say."""
+    catalog, alive = await read_catalog(log, names), await read_alive(log, names)
+    running: dict[str, dict[str, int]] = {}
+    for dispatcher in alive.dispatchers.values():
+        for key, count in dispatcher.running.items():
+            name, _, revision = key.rpartition("@")
+            counts = running.setdefault(name, {})
+            counts[revision] = counts.get(revision, 0) + count
+    return catalog, running
 
 
 @get.command(cls=Command)

@@ -33,9 +33,11 @@ class Labelled:
             self.labels: np.ndarray[Any, Any] = arrays["labels"]
 
 
-async def play(client: Client, asks: Sequence[Ask], data: Labelled, on_progress: Callable[[str, int, int], None]) -> list[Answered]:
+async def play(
+    client: Client, asks: Sequence[Ask], data: Labelled, on_progress: Callable[[str, int, int], None], *, endpoint: str = "fashion"
+) -> list[Answered]:
     """Publish every request at its time; returns each with its answer. `on_progress(phase, published, answered)`."""
-    await _warm_up(client, data)
+    await _warm_up(client, data, endpoint)
     loop = asyncio.get_running_loop()
     answered: list[Answered] = []
     by_id: dict[str, Ask] = {}
@@ -59,7 +61,7 @@ async def play(client: Client, asks: Sequence[Ask], data: Labelled, on_progress:
         if not batch:
             continue
         ids = await client.submit_many(
-            Request(endpoint="fashion", inputs={"image": data.images[ask.images]}, min_accuracy=ask.floor, timeout_ms=ask.timeout_ms) for ask in batch
+            Request(endpoint=endpoint, inputs={"image": data.images[ask.images]}, min_accuracy=ask.floor, timeout_ms=ask.timeout_ms) for ask in batch
         )
         by_id.update(zip(ids, batch, strict=True))
         collecting.append(asyncio.create_task(collect(ids)))
@@ -70,9 +72,9 @@ async def play(client: Client, asks: Sequence[Ask], data: Labelled, on_progress:
     return answered
 
 
-async def _warm_up(client: Client, data: Labelled) -> None:
+async def _warm_up(client: Client, data: Labelled, endpoint: str) -> None:
     """First calls pay for connections and caches: they are not part of the figures."""
     for _ in range(WARM_UP_REQUESTS):
-        request_id = await client.submit("fashion", {"image": data.images[:1]}, min_accuracy=0.0, timeout_ms=5_000)
+        request_id = await client.submit(endpoint, {"image": data.images[:1]}, min_accuracy=0.0, timeout_ms=5_000)
         async for _ in client.results([request_id], wait_ms=GRACE_MS):
             pass

@@ -65,9 +65,22 @@ def show(console: Console, total: dict[str, Any], answered: list[Answered]) -> N
     )
     latency = total["latency_ms"]
     console.print(f"latency of completed requests: p50 {latency['p50']} ms, p95 {latency['p95']} ms, p99 {latency['p99']} ms")
+    for (outcome, code), (count, message) in reasons(answered).items():
+        console.print(f"{count} {outcome} / {code}, as: {message}", highlight=False)
     completed = [one for one in answered if one.response.completed]
     if completed:
         console.print(_timeline(max(completed, key=lambda one: one.response.latency_ms)))
+
+
+def reasons(answered: list[Answered]) -> dict[tuple[str, str], tuple[int, str]]:
+    """Why requests were not completed: (outcome, code) -> (how many, what one of them was told)."""
+    found: dict[tuple[str, str], tuple[int, str]] = {}
+    for one in answered:
+        error = one.response.error
+        if error is not None:
+            key = (one.response.outcome, error.code)
+            found[key] = (found.get(key, (0, ""))[0] + 1, error.message)
+    return found
 
 
 def _phases(answered: list[Answered]) -> Table:

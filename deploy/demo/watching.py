@@ -1,0 +1,98 @@
+"""What the graph demos read beside the answers: shadows' answers in the taps, and how a canary stands."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from broker.client import Client
+from broker.log import TopicPartition
+from deploy.demo.report import Answered
+from schemas.canary import NODE_MARK, CanaryCommand, CanaryStatus, canary_topic, decode_status, encode_canary
+from schemas.tensors import decode_output
+from schemas.terminal import Terminal, decode_terminal
+
+ENDED_S = 5.0
+POLL_MS = 100
+
+
+class Taps:
+    """Collects what is written to {p}.tap.responses from now on."""
+
+    def __init__(self, client: Client) -> None:
+        self._reader = client.log.reader("demo-taps")
+        self._client = client
+        self.answers: dict[str, Terminal] = {}
+
+    async def start(self) -> None:
+        """Begin at the ends."""
+        log, topic = self._client.log, self._client.names.tap_responses
+        await self._reader.start()
+        await self._reader.assign({TopicPartition(topic, number): "latest" for number in range(await log.partitions(topic))})
+
+    async def collect(self) -> None:
+        """For ever."""
+        while True:
+            for records in (await self._reader.read(timeout_ms=POLL_MS, records_max=1_000)).values():
+                for record in records:
+                    terminal = decode_terminal(record.value or b"")
+                    self.answers[terminal.id] = terminal
+
+    async def close(self) -> None:
+        """Stop reading."""
+        await self._reader.close()
+
+    def agreement(self, answered: Sequence[Answered]) -> float:
+        """Part of the rows for which a shadow said what the answer says."""
+        same = rows = 0
+        for one in answered:
+            shadow = self.answers.get(one.response.id)
+            if shadow is None or not shadow.outputs or not one.response.completed:
+                continue
+            ours, theirs = one.response.outputs["probs"].argmax(axis=1), decode_output(shadow.outputs[0]).argmax(axis=1)
+            same, rows = same + int((ours == theirs).sum()), rows + len(ours)
+        return same / rows if rows else 0.0
+
+
+async def start_canary(client: Client, endpoint: str) -> None:
+    """As `headrace canary start` does, and wait until it runs."""
+    writer = client.log.writer("demo-canary")
+    await writer.start()
+    try:
+        command = CanaryCommand(action="start", reason="the demo")
+        await writer.write(canary_topic(client.names), 0, [(endpoint.encode(), encode_canary(command), ())])
+    finally:
+        await writer.close()
+    await _status(client, endpoint, lambda status: status.phase == "running")
+
+
+async def final_canary(client: Client, endpoint: str) -> dict[str, Any]:
+    """How it stands when all is answered."""
+    status = await _status(client, endpoint, lambda status: status.phase != "running")
+    return {} if status is None else {"phase": status.phase, "percent": status.percent, "reason": status.reason, "node": status.node}
+
+
+async def _status(client: Client, endpoint: str, reached: Callable[[CanaryStatus], bool]) -> CanaryStatus | None:
+    """The newest standing, as soon as it is as wanted; else what there is after a while."""
+    reader = client.log.reader("demo-canary-status")
+    await reader.start()
+    found: CanaryStatus | None = None
+    end_s = time.monotonic() + ENDED_S
+    try:
+        await reader.assign({TopicPartition(canary_topic(client.names), 0): "earliest"})
+        while time.monotonic() < end_s and not (found is not None and reached(found)):
+            for records in (await reader.read(timeout_ms=POLL_MS, records_max=1_000)).values():
+                for record in records:
+                    if (record.key or b"").decode().startswith(endpoint + NODE_MARK) and record.value is not None:
+                        try:
+                            found = decode_status(record.value)
+                        except msgspec.DecodeError:
+                            continue
+            await asyncio.sleep(0)
+    finally:
+        await reader.close()
+    return found
