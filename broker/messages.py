@@ -69,7 +69,7 @@ def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Messa
         outputs=None if final else stage.outputs,
         answers=stage.answers if final else {},
         path=tuple(request.run.path()) if final else (),
-        path_accuracy=request.run.path_accuracy(command.instance, send.accuracy) if final else None,
+        path_accuracy=request.run.path_accuracy(command.instance, send.accuracy, send.variant) if final else None,
         parameters=stage.parameters,
         ready_ms=int(job.ready_ms),
     )

@@ -89,6 +89,9 @@ class DispatcherPolicy:
                         self.graphs.unsendable(entry, now_ms, commands)
                     elif not entry.handed_out:
                         self._answer(entry, REJECTED, "overloaded", "by now no worker can answer it in time: more urgent work came first", commands)
+        for send in commands.sends:
+            if send.entry.root is not None:
+                self.graphs.sent(send)
         return commands
 
     def next_wake_ms(self) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from broker.policy.entry import SHADOW_PRIORITY, Answer, Commands, Entry, State, Tap
+from broker.policy.entry import SHADOW_PRIORITY, Answer, Commands, Entry, Send, State, Tap
 from broker.policy.fan_out import FanOut
 from broker.policy.fleet import Fleet
 from broker.policy.graph_costs import GraphCosts
@@ -33,6 +33,7 @@ OpenRequest = Callable[[object, Graph], Opened]
 """(payload, graph) -> the request's parameters and tensors that the graph looks at. Raises RequestError."""
 Finished = Callable[[Answer, Commands], None]
 SHADOW_GRACE_MS = 1_000.0
+ROUNDING = 1e-9
 
 
 class StageJob(msgspec.Struct, eq=False):
@@ -146,6 +147,11 @@ class GraphRequests:
         if entry.root is not None and self._finals.get(entry.root.key) == entry.key:
             del self._finals[entry.root.key]
 
+    def sent(self, send: Send) -> None:
+        """A stage goes to a worker in this variant: what is planned beside it may count on that."""
+        job = _job(send.entry)
+        job.request.run.sent(send.entry.instance, send.variant, send.accuracy)
+
     def lost(self, entry: Entry, now_ms: float, commands: Commands) -> None:
         """A stage has used up its attempts."""
         request = self._request_of(entry)
@@ -236,7 +242,11 @@ class GraphRequests:
 
     def _finish(self, request: GraphRequest, command: Finish, now_ms: float, commands: Commands) -> None:
         entry = request.entry
-        if now_ms > entry.deadline_ms:
+        if command.accuracy < (entry.floor or 0.0) - ROUNDING:
+            # Two plans have met, one of them made before a restart.
+            message = f"the stages that were computed reach an accuracy of {command.accuracy:.4f} only"
+            self._end(Answer(entry, FAILED, "infeasible_accuracy", message), commands)
+        elif now_ms > entry.deadline_ms:
             self._end(Answer(entry, EXPIRED, "deadline_exceeded", "its last stage ended after the deadline"), commands)
         else:
             self._end(Answer(entry, COMPLETED, tensors=command.tensors, accuracy=command.accuracy, path=command.path), commands)
@@ -303,7 +313,8 @@ class GraphRequests:
         if not job.command.shadow:
             cheapest = pool.cheapest(entry.task, entry.rung)
             entry.work_ms = cheapest.row_ms * entry.rows + self._settings.overhead_ms if cheapest is not None else 0.0
-            pool.arrived(entry)
+            if not job.command.stage.over:
+                pool.arrived(entry)  # the rows of a fan-out come all at once: that says nothing about what will come next
         pool.waiting.push(entry)
         return True
 

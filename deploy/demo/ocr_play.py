@@ -25,7 +25,7 @@ PAGES = 50
 FLOOR = 0.9
 AT_LEISURE_MS = 30_000
 WARM_UP_PAGES = 5
-ROOM = 4.0
+ROOM = 2.5
 """The full deadline: so many times what a page took at leisure."""
 Open = Callable[[Sequence[Path]], AbstractAsyncContextManager[Client]]
 
