@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.log import Message, Record
 from broker.policy.entry import Answer, Send, Tap
-from broker.policy.graph_requests import StageJob
+from broker.policy.graph_request import StageJob
 from graphs.tensor import Tensor
 from schemas.names import Names
 from schemas.request import answer_type_of

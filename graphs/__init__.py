@@ -1,1 +1,1 @@
-"""Pure graph logic: how an endpoint's stages chain. Today every endpoint has exactly one stage."""
+"""Graphs of stages, pure: what is wrong with one, what happens next in a run, and which variants the rest can be computed with."""

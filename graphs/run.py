@@ -89,7 +89,8 @@ class Run:
         """
         state = self.flying.get(instance)
         factors = dict(state.factors) if state else {}
-        measured = self.steps.measured(self.graph.measured, self.planned_combinations, (state.node.path, variant) if state and variant else None)
+        last = (state.node.path, variant) if state and variant and self._counts(state) else None
+        measured = self.steps.measured(self.graph.measured, self.planned_combinations, last)
         return product(factors) * accuracy if measured is None else measured
 
     def accuracy(self, factors: Mapping[str, float]) -> float:
@@ -108,7 +109,12 @@ class Run:
         """A worker has the instance, with this variant: plans of others need not fear a less accurate one. Without it they do."""
         if instance in self.flying:
             self.planned[instance] = accuracy
-            self.pinned[instance] = variant_name(variant)
+            if self._counts(self.flying[instance]):
+                self.pinned[instance] = variant_name(variant)
+
+    def _counts(self, state: State) -> bool:
+        """Whether measured combinations name the stage: they do where it runs a model for the answer."""
+        return not state.shadow and self.graph.stages[state.node.path].model
 
     def forget(self, instance: str) -> None:
         """The instance is at no worker any more."""

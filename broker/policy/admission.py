@@ -18,7 +18,8 @@ def judge(entry: Entry, pool: Pool, settings: DispatcherSettings, now_ms: float)
         if left_ms > settings.worker_return_ms:
             return None
         return "overloaded", "no worker that hosts a variant at or above the floor is ready: try again with a deadline at least 2 s away"
-    entry.work_ms = cheapest.row_ms * entry.rows + settings.overhead_ms
+    # Of a request on a graph its whole path's work is known already.
+    entry.work_ms = max(entry.work_ms, cheapest.row_ms * entry.rows + settings.overhead_ms)
     least_ms = cheapest.p95_ms(entry.rows) + 2.0 * settings.hop_ms
     if least_ms > left_ms:
         return _infeasible(left_ms, least_ms, cheapest.key)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from graphs.compiled import Graph
-
 from broker.policy import events as ev
 from broker.policy.admission import judge
 from broker.policy.entry import Answer, Commands, DeadLetter, Entry, State
@@ -23,6 +21,7 @@ from broker.policy.recent import RecentIds
 from broker.policy.sending import send_waiting
 from broker.policy.settings import DispatcherSettings
 from broker.policy.shard import Shard
+from graphs.compiled import Graph
 from schemas.limits import DEFAULT_PRIORITY, Limits
 from schemas.telemetry import Departed, DispatcherReport, WorkerReport
 from schemas.terminal import EXPIRED, FAILED, REJECTED

@@ -25,6 +25,8 @@ class Fleet:
         self.catalog = Catalog()
         self.ladders: dict[str, Ladder] = {}
         self.graphs = Graphs()
+        self.layouts = 0
+        """Counts the layouts of pools: with each they are new."""
         self.version = 0
         """Counts what changes what lanes host or cost."""
         self.plan = Plan()
@@ -193,6 +195,7 @@ class Fleet:
                 pool.shares = self.plan.shares
             return []
         self._layout = layout
+        self.layouts += 1
         moved = [entry for pool in self.pools for entry in pool.waiting.entries()]
         for entry in moved:
             entry.state = State.NEW

@@ -12,7 +12,8 @@ from broker.policy.fleet import Fleet
 from broker.policy.settings import DispatcherSettings
 from graphs.commands import RunStage
 from graphs.compiled import Graph
-from graphs.planning import Cost, Estimates, best, plan_stage
+from graphs.planning import Cost, Estimates, best, plan_graph, plan_stage
+from graphs.reserve import way_to_the_answer_ms
 from graphs.run import Run
 from graphs.stage import Stage
 
@@ -25,12 +26,14 @@ class GraphCosts:
     def __init__(self, fleet: Fleet, settings: DispatcherSettings, fan_out: FanOut) -> None:
         self._fleet, self._settings, self._fan_out = fleet, settings, fan_out
         self._estimates: dict[tuple[int, int], Estimates] = {}
+        self._reserves: dict[tuple[int, int], float] = {}
         self._version = -1
 
     def of(self, endpoint: str, graph: Graph, rows: int) -> Estimates:
         """What planning may count on for requests of so many rows: the fastest lane's 95th percentile of each variant."""
         if self._version != self._fleet.version or len(self._estimates) > ESTIMATES_MAX:
             self._estimates.clear()
+            self._reserves.clear()
             self._version = self._fleet.version
         key = (id(graph), rows)
         found = self._estimates.get(key)
@@ -38,6 +41,23 @@ class GraphCosts:
             hops_ms = 2.0 * self._settings.hop_ms
             found = self._estimates[key] = Estimates(partial(self._costs, rows), hops_ms, self._fan_out.upper(endpoint, graph))
         return found
+
+    def reserve_ms(self, endpoint: str, graph: Graph, rows: int, left_ms: float) -> float:
+        """What has to be kept free where a node goes on by the deadline: the stages behind it, on lanes that have other work, and the answer's way.
+
+        Of a request with little time it takes no more than half of that.
+        """
+        settings, estimates = self._settings, self.of(endpoint, graph, rows)
+        key = (id(graph), rows)
+        way_ms = self._reserves.get(key)
+        if way_ms is None:
+
+            def stage_ms(stage: Stage) -> float:
+                fastest_ms = min((choice.time_ms for choice in estimates.choices(stage)), default=0.0)
+                return fastest_ms * settings.upgrade_margin + settings.window_ms + estimates.hop_ms
+
+            way_ms = self._reserves[key] = way_to_the_answer_ms(graph, stage_ms)
+        return 2.0 * settings.hop_ms + min(way_ms, left_ms / 2.0)
 
     def _costs(self, rows: int, stage: Stage) -> Sequence[Cost]:
         name = self._fleet.graphs.ladder_of(stage)
@@ -58,26 +78,28 @@ class GraphCosts:
         return [Cost(variant, accuracy, 0.0, 0.0) for variant, accuracy in zip(ladder.keys, ladder.accuracies, strict=True)]
 
     def judge(self, run: Run, first: Sequence[RunStage], entry: Entry, now_ms: float) -> Refusal | None:
-        """None where the request is taken on: some path keeps its floor in time, and its first stages find room."""
+        """None where the request is taken on: some path keeps its floor in time, and all its work finds room beside what was promised already.
+
+        Sets the entry's `work_ms`: computing time of the whole path at the cheapest variants that keep the floor.
+        """
         left_ms = entry.deadline_ms - now_ms
         estimates = self.of(entry.endpoint, run.graph, entry.rows)
-        for command in first:
-            if command.shadow:
-                continue
-            plan = plan_stage(run, command.instance, estimates, left_ms - estimates.hop_ms)
-            if plan is None:
-                return self._refused(run.graph, estimates, entry, left_ms)
-            task = self._fleet.graphs.ladder_of(command.stage)
-            ladder = self._fleet.ladders[task]
-            rung = min(ladder.rung(plan.accuracy_min), len(ladder.keys) - 1)
-            probe = Entry(
-                entry.key, entry.shard, -1, entry.received_ms, entry.endpoint, None, None, None, entry.priority, entry.tenant, entry.rows, 0, None,
-                task=task, rung=rung, deadline_ms=int(entry.deadline_ms - plan.rest_ms),
-            )  # fmt: skip
-            refusal = judge(probe, self._fleet.pool(task), self._settings, now_ms)
-            if refusal is not None:
-                return refusal
-        return None
+        plan = plan_graph(run.graph, run.floor, estimates, left_ms - estimates.hop_ms)
+        begun = [command for command in first if not command.shadow]
+        planned = [plan_stage(run, command.instance, estimates, left_ms - estimates.hop_ms) for command in begun]
+        if plan is None or None in planned:
+            return self._refused(run.graph, estimates, entry, left_ms)
+        entry.work_ms = plan.work_ms
+        if not begun or planned[0] is None:
+            return None
+        task = self._fleet.graphs.ladder_of(begun[0].stage)
+        ladder = self._fleet.ladders[task]
+        rung = min(ladder.rung(planned[0].accuracy_min), len(ladder.keys) - 1)
+        probe = Entry(
+            entry.key, entry.shard, -1, entry.received_ms, entry.endpoint, None, None, None, entry.priority, entry.tenant, entry.rows, 0, None,
+            task=task, rung=rung, deadline_ms=entry.deadline_ms, work_ms=plan.work_ms,
+        )  # fmt: skip
+        return judge(probe, self._fleet.pool(task), self._settings, now_ms)
 
     def _refused(self, graph: Graph, estimates: Estimates, entry: Entry, left_ms: float) -> Refusal:
         floor = entry.floor or 0.0

@@ -6,25 +6,24 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from broker.policy.entry import SHADOW_PRIORITY, Answer, Commands, Entry, Send, State, Tap
 from broker.policy.fan_out import FanOut
 from broker.policy.fleet import Fleet
 from broker.policy.graph_costs import GraphCosts
+from broker.policy.graph_request import GraphRequest, StageJob, event_of, job_of, rows_of
 from broker.policy.graphs import Compiled
 from broker.policy.lanes import Order
 from broker.policy.settings import DispatcherSettings
 from graphs.commands import Cancel, Command, Fail, Finish, RunStage, ShadowDone, Wake
 from graphs.compiled import Graph
-from graphs.events import Answered, Event, StageDone, StageFailed, Started, Woken
+from graphs.events import Answered, Event, StageFailed, Started, Woken
 from graphs.planning import plan_stage
 from graphs.run import Run, advance
 from graphs.tensor import Tensor
 from schemas.errors import RequestError
 from schemas.limits import Limits
 from schemas.stage import StageRecord
-from schemas.terminal import COMPLETED, EXPIRED, FAILED, PathStep
+from schemas.terminal import COMPLETED, EXPIRED, FAILED
 from schemas.work import order_name
 
 Refusal = tuple[str, str]
@@ -34,35 +33,6 @@ OpenRequest = Callable[[object, Graph], Opened]
 Finished = Callable[[Answer, Commands], None]
 SHADOW_GRACE_MS = 1_000.0
 ROUNDING = 1e-9
-
-
-class StageJob(msgspec.Struct, eq=False):
-    """The payload of a stage's entry: what its order has to say beside the entry."""
-
-    request: GraphRequest
-    command: RunStage
-    record: object
-    """The payload of the request."""
-    ready_ms: float
-    """When everything that the stage needs was there."""
-
-
-class GraphRequest(msgspec.Struct, eq=False):
-    """One request on its graph."""
-
-    entry: Entry
-    graph: Graph
-    revision: int
-    run: Run
-    stages: dict[str, Entry] = {}
-    """Stages that wait or run, by instance."""
-    held_bytes: int = 0
-    dropped: bool = False
-    """No path can make it any more: nothing further is run, its deadline answers it."""
-
-    @property
-    def endpoint(self) -> str:
-        return self.entry.endpoint
 
 
 class GraphRequests:
@@ -75,6 +45,7 @@ class GraphRequests:
         self._costs = GraphCosts(fleet, settings, self.fan_out)
         self._requests: dict[bytes, GraphRequest] = {}
         self._wakes: list[tuple[float, bytes]] = []
+        self._layouts = 0
         self._finals: dict[bytes, bytes] = {}
         """By request: the order whose worker writes the terminal record."""
 
@@ -107,7 +78,8 @@ class GraphRequests:
             fields, tensors = self._open_request(entry.payload, graph)
         except RequestError as error:
             return error.code, str(error)
-        run = Run(graph, entry.key.decode(), entry.tenant, entry.floor, entry.deadline_ms, reserve_ms=2.0 * self._settings.hop_ms)
+        reserve_ms = self._costs.reserve_ms(entry.endpoint, graph, entry.rows, entry.deadline_ms - now_ms)
+        run = Run(graph, entry.key.decode(), entry.tenant, entry.floor, entry.deadline_ms, reserve_ms=reserve_ms)
         request = GraphRequest(entry, graph, revision, run)
         first = advance(run, Started(fields, tensors), now_ms)
         if not replayed:
@@ -116,6 +88,7 @@ class GraphRequests:
                 return refusal
         entry.state = State.RUNNING
         self._requests[entry.key] = request
+        self._promise(request, first)
         self._carry_out(request, first, now_ms, commands)
         for record, value in replayed:
             entry.handed_out = True
@@ -136,7 +109,7 @@ class GraphRequests:
             self._let_go(stage)
         if record.error_code == "deadline_exceeded" and stage is not None and self._again(request, stage, now_ms, commands):
             return
-        self._advance(request, _event_of(record, value), now_ms, commands)
+        self._advance(request, event_of(record, value), now_ms, commands)
 
     def final_order(self, key: bytes) -> Order | None:
         """The order whose worker writes the terminal record of this request, where it is out; its answer has come."""
@@ -149,7 +122,7 @@ class GraphRequests:
 
     def sent(self, send: Send) -> None:
         """A stage goes to a worker in this variant: what is planned beside it may count on that."""
-        job = _job(send.entry)
+        job = job_of(send.entry)
         job.request.run.sent(send.entry.instance, send.variant, send.accuracy)
 
     def lost(self, entry: Entry, now_ms: float, commands: Commands) -> None:
@@ -213,6 +186,25 @@ class GraphRequests:
 
     # -- within
 
+    def _promise(self, request: GraphRequest, first: Sequence[Command]) -> None:
+        """The whole path's work is the pool's from now on; what is placed in the queue is taken off again."""
+        stage = next((command.stage for command in first if isinstance(command, RunStage) and not command.shadow), None)
+        if stage is not None:
+            request.task = self._fleet.graphs.ladder_of(stage)
+            self._owe(request, request.entry.work_ms)
+
+    def _owe(self, request: GraphRequest, work_ms: float) -> None:
+        if self._layouts != self._fleet.layouts:
+            # The pools are new.
+            self._layouts = self._fleet.layouts
+            for other in self._requests.values():
+                if other.task in self._fleet.ladders:
+                    self._fleet.pool(other.task).promised_ms += other.promised_ms
+        change_ms = max(work_ms, -request.promised_ms)
+        request.promised_ms += change_ms
+        if change_ms and request.task in self._fleet.ladders:
+            self._fleet.pool(request.task).promised_ms += change_ms
+
     def _request_of(self, entry: Entry) -> GraphRequest | None:
         assert entry.root is not None
         request = self._requests.get(entry.root.key)
@@ -275,7 +267,7 @@ class GraphRequests:
             None,
             SHADOW_PRIORITY if command.shadow else root.priority,
             root.tenant,
-            _rows(command, root),
+            rows_of(command, root),
             sum(len(tensor.data) for tensor in command.tensors.values()),
             StageJob(request, command, root.payload, now_ms),
             traceparent=root.traceparent,
@@ -291,7 +283,7 @@ class GraphRequests:
 
     def _place(self, request: GraphRequest, entry: Entry, now_ms: float) -> bool:
         """Plan the rest of the path with the time that is really left, and let the stage wait; False where nothing can make it."""
-        job = _job(entry)
+        job = job_of(entry)
         fleet, run = self._fleet, request.run
         ladder = fleet.ladders[entry.task]
         if not ladder.keys:
@@ -313,6 +305,8 @@ class GraphRequests:
         if not job.command.shadow:
             cheapest = pool.cheapest(entry.task, entry.rung)
             entry.work_ms = cheapest.row_ms * entry.rows + self._settings.overhead_ms if cheapest is not None else 0.0
+            if not entry.attempts:
+                self._owe(request, -entry.work_ms)
             if not job.command.stage.over:
                 pool.arrived(entry)  # the rows of a fan-out come all at once: that says nothing about what will come next
         pool.waiting.push(entry)
@@ -325,6 +319,7 @@ class GraphRequests:
         if entry.priority == SHADOW_PRIORITY:
             return
         request.dropped = True
+        self._owe(request, -request.promised_ms)
         for instance, stage in list(request.stages.items()):
             if stage.state == State.WAITING:
                 self._let_go(stage)
@@ -339,41 +334,7 @@ class GraphRequests:
         for stage in request.stages.values():
             self._let_go(stage)
         request.stages.clear()
+        self._owe(request, -request.promised_ms)
         self._requests.pop(request.entry.key, None)
         if self._finals.get(request.entry.key) not in self._fleet.orders:
             self._finals.pop(request.entry.key, None)
-
-
-def _job(stage: Entry) -> StageJob:
-    return stage.payload  # pyright: ignore[reportReturnType]
-
-
-def _rows(command: RunStage, root: Entry) -> int:
-    """Rows that the stage computes: the first axis of its first tensor, or the request's."""
-    if not command.stage.model:
-        return 1
-    if command.request_inputs or not command.tensors:
-        return root.rows
-    shape = next(iter(command.tensors.values())).shape
-    return max(shape[0], 1) if shape else 1
-
-
-def _event_of(record: StageRecord, value: bytes) -> Event:
-    if record.error_code:
-        return StageFailed(record.instance, record.error_code, record.error_message)
-    view, at = memoryview(value), 0
-    tensors: list[Tensor] = []
-    for head in record.tensors:
-        tensors.append(Tensor(head.name, head.datatype, head.shape, view[at : at + head.size]))
-        at += head.size
-    step = PathStep(
-        stage=record.instance,
-        variant=record.variant,
-        accuracy=record.accuracy,
-        accelerator=record.accelerator,
-        device=record.device,
-        queued_ms=record.queued_ms,
-        computed_ms=record.computed_ms,
-        batch_size=record.batch_size,
-    )
-    return StageDone(record.instance, {tensor.name: tensor for tensor in tensors}, record.variant, record.accuracy, step, record.finished_ms)

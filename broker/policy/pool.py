@@ -25,6 +25,8 @@ class Pool:
         self.lanes = lanes
         self.waiting = Waiting()
         self.fairness = Fairness(tenants_max)
+        self.promised_ms = 0.0
+        """Work of later stages of requests that were taken on."""
         self.share = 1.0
         """This dispatcher's part of the lanes' credits."""
         self.shares: dict[str, dict[str, float]] = {}
@@ -62,9 +64,9 @@ class Pool:
 
     @property
     def busy_ms(self) -> float:
-        """Work outstanding on all lanes."""
+        """Work outstanding on all lanes, and promised to requests on graphs."""
         if self._busy_ms is None:
-            self._busy_ms = sum(lane.outstanding_ms for lane in self.lanes)
+            self._busy_ms = sum(lane.outstanding_ms for lane in self.lanes) + max(self.promised_ms, 0.0)
         return self._busy_ms
 
     def capacity(self, task: str, rung: int) -> float:

@@ -11,7 +11,7 @@ from policy_stage import LADDER, START_MS, plan, report, request
 from broker.policy import events as ev
 from broker.policy.dispatcher import DispatcherPolicy
 from broker.policy.entry import Answer, Commands, Entry, Send, Tap
-from broker.policy.graph_requests import StageJob
+from broker.policy.graph_request import StageJob
 from broker.policy.settings import DispatcherSettings
 from broker.policy.watermark import Watermark
 from graphs.compiled import Graph
