@@ -101,6 +101,7 @@ class GraphRequests:
         if order is not None:
             order.lane.release(order.entry.key)
             order.lane.answered(order, now_ms)
+            self.order_lost(order.entry)
         request = self._requests.get(key)
         if request is None or request.revision != record.revision:
             return
@@ -116,7 +117,7 @@ class GraphRequests:
         return self._fleet.orders.get(self._finals.pop(key, b""))
 
     def order_lost(self, entry: Entry) -> None:
-        """A stage's order will not be answered by its worker any more."""
+        """A stage's order is off the books: no terminal record will end it."""
         if entry.root is not None and self._finals.get(entry.root.key) == entry.key:
             del self._finals[entry.root.key]
 

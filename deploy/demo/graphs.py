@@ -34,24 +34,24 @@ class GraphDemo(msgspec.Struct, frozen=True, kw_only=True):
 
 DEMOS = {
     "cascade": GraphDemo(
-        endpoint="fashion-cascade", files=(FASHION, GRAPHS / "cascade.yaml"), floors=(0.85, 0.9, 0.92), timeout_ms=500, requests=600, rate_rps=60
+        endpoint="fashion-cascade", files=(FASHION, GRAPHS / "cascade.yaml"), floors=(0.85, 0.9, 0.92), timeout_ms=1_000, requests=600, rate_rps=40
     ),
     "ensemble": GraphDemo(
         endpoint="fashion-ensemble",
         files=(FASHION, GRAPHS / "ensemble.yaml"),
         floors=(0.9,),
-        timeout_ms=500,
-        requests=600,
+        timeout_ms=1_000,
+        requests=400,
         rate_rps=60,
     ),
     "canary": GraphDemo(
-        endpoint="fashion-canary", files=(FASHION, GRAPHS / "canary.yaml"), floors=(0.8,), timeout_ms=1_000, requests=2_000, rate_rps=100, canary=True
+        endpoint="fashion-canary", files=(FASHION, GRAPHS / "canary.yaml"), floors=(0.8,), timeout_ms=1_000, requests=2_000, rate_rps=60, canary=True
     ),
     "shadow": GraphDemo(
         endpoint="fashion-shadow",
         files=(FASHION, GRAPHS / "shadow.yaml"),
         floors=(0.85,),
-        timeout_ms=500,
+        timeout_ms=1_000,
         requests=600,
         rate_rps=60,
     ),

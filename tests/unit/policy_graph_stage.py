@@ -22,7 +22,7 @@ from schemas.graph import GraphSpec
 from schemas.limits import Limits
 from schemas.profile import Latency
 from schemas.stage import STAGE_VERSION, StageRecord, TensorHead
-from schemas.telemetry import HostedVariant
+from schemas.telemetry import HostedVariant, WorkerReport
 
 IMAGE = TensorSpec("image", "UINT8", (-1, 1, 28, 28))
 PROBS = TensorSpec("probs", "FP32", (-1, 10))
@@ -56,6 +56,9 @@ class GraphStage:
         self.answers: list[Answer] = []
         self.finals: list[Send] = []
         self.taps: list[Tap] = []
+        self.terminals: list[tuple[bytes, str]] = []
+        """Terminal records in the order of the log."""
+        self.incarnation = 1
         self.due: list[Send] = []
         self.policy = self.started()
 
@@ -66,15 +69,15 @@ class GraphStage:
         keys = (*bound.bindings[0].variants, COMBINE_VARIANT)
         bindings = tuple(msgspec.structs.replace(binding, variants=keys) for binding in bound.bindings)
         policy.step(ev.PlanObserved(msgspec.structs.replace(bound, bindings=bindings)), self.now_ms)
-        combine = HostedVariant(state="ready", latency={1: Latency(0.1, 0.2, 9)})
         for worker in self.workers:
-            said = report(worker)
-            hosted = dict(said.variants) | {COMBINE_VARIANT: combine}
-            policy.step(ev.TelemetryObserved(msgspec.structs.replace(said, variants=hosted)), self.now_ms)
+            policy.step(ev.TelemetryObserved(_with_combine(report(worker, incarnation=self.incarnation))), self.now_ms)
         policy.step(ev.ShardAssigned(0, Watermark()), self.now_ms)
         if recovered:
             policy.step(ev.ShardRecovered(0), self.now_ms)
         return policy
+
+    def heard(self, said: WorkerReport) -> None:
+        self.step(ev.TelemetryObserved(_with_combine(said)))
 
     def step(self, event: ev.Event) -> None:
         self._take(self.policy.step(event, self.now_ms))
@@ -100,6 +103,7 @@ class GraphStage:
         found = self.compute(send)
         if job.command.final and found is not None:
             self.finals.append(send)
+            self.terminals.append((entry.root.key, "completed"))
             self.step(ev.Answered(0, [entry.root.key]))
             return
         data = found.astype("<f4").tobytes() if found is not None else b""
@@ -119,8 +123,11 @@ class GraphStage:
         self.sends.extend(commands.sends)
         self.due.extend(commands.sends)
         self.taps.extend(commands.taps)
+        for letter in commands.dead_letters:
+            self._take(self.policy.step(ev.DeadLettered(letter.entry), self.now_ms))
         for answer in commands.answers:
             self.answers.append(answer)
+            self.terminals.append((answer.entry.key, answer.outcome))
             self._take(self.policy.step(ev.Answered(0, [answer.entry.key]), self.now_ms))
 
     def left(self) -> dict[str, int]:
@@ -133,6 +140,11 @@ class GraphStage:
             "orders": len(policy.fleet.orders),
             "finals": len(policy.graphs._finals),
         }
+
+
+def _with_combine(said: WorkerReport) -> WorkerReport:
+    combine = HostedVariant(state="ready", latency={1: Latency(0.1, 0.2, 9)})
+    return msgspec.structs.replace(said, variants=dict(said.variants) | {COMBINE_VARIANT: combine})
 
 
 def _open(_payload: object, graph: Graph) -> tuple[dict[str, object], dict[str, Tensor]]:
