@@ -26,6 +26,8 @@ class Outline:
         self._visit(output, None)
         self.gates: dict[Node, frozenset[Node]] = self._gates()
         """Nodes that are there before anybody asks for a node."""
+        self.splits = any(isinstance(node, SplitterNode) for node in self.order)
+        """Not every request needs the same nodes, and which it needs is known as soon as it has started."""
         self.optional: frozenset[Node] = frozenset(self.order) - self._certain()
         """Nodes that a switch may leave out."""
         self.answer_hop = any(isinstance(node, ForEachNode) or _shared(node) for node in _ends(output))
@@ -90,8 +92,10 @@ def _switch_edges(node: SwitchNode) -> list[Edge]:
     return [*edges, Edge(node.otherwise.node, seen)]
 
 
-def branches(node: SwitchNode) -> list[Link]:
-    """The nodes that a switch may become."""
+def branches(node: SwitchNode | SplitterNode) -> list[Link]:
+    """The nodes that a switch or a splitter may become."""
+    if isinstance(node, SplitterNode):
+        return list(node.branches)
     assert node.otherwise is not None
     return [case.then for case in node.cases] + [node.otherwise]
 

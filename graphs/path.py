@@ -23,11 +23,13 @@ class Path:
         before = self._steps.get(key)
         if before is not None:
             step = msgspec.structs.replace(
-                step,
+                before,
                 queued_ms=max(before.queued_ms, step.queued_ms),
                 computed_ms=max(before.computed_ms, step.computed_ms),
                 batch_size=max(before.batch_size, step.batch_size),
             )
+        elif step.stage != path:
+            step = msgspec.structs.replace(step, stage=path)
         self._steps[key] = step
         if model:
             self.ran.setdefault(path, set()).add(variant_name(variant))

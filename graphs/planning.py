@@ -182,7 +182,17 @@ def _left(run: Run, where: Situation, stage: Stage, estimates: Estimates, accura
 
 def plan_graph(graph: Graph, floor: float, estimates: Estimates, left_ms: float) -> GraphPlan | None:
     """What a request that arrives now would take; None: no choice keeps the floor in `left_ms`."""
-    rests = [rest for option in estimates.options(fresh(graph)) for rest in option.rests]
+    return _whole(estimates.options(fresh(graph)), floor, left_ms)
+
+
+def plan_run(run: Run, estimates: Estimates, left_ms: float) -> GraphPlan | None:
+    """What a request that has just started will take, on the branches that its splitters have taken; None: no choice keeps its floor in `left_ms`."""
+    where = situation(run, None) if run.graph.outline.splits else fresh(run.graph)
+    return _whole(estimates.options(where), run.floor, left_ms)
+
+
+def _whole(options: list[_Option], floor: float, left_ms: float) -> GraphPlan | None:
+    rests = [rest for option in options for rest in option.rests]
     feasible = [rest for rest in rests if rest[3] >= floor - ROUNDING and rest[1] <= left_ms]
     if not feasible:
         return None

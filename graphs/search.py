@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from graphs.labels import NEVER, Choice, Label, Time, close, front, later, latest, merged, spread
-from graphs.node import EnsembleNode, ForEachNode, Node, StageNode, SwitchNode
+from graphs.node import EnsembleNode, ForEachNode, Node, SplitterNode, StageNode, SwitchNode
 from graphs.outline import Outline, branches
 from graphs.situation import CHOSEN, DONE, LOST, ROWS, RUNNING, SPLIT, TARGET, UNPLANNED, Situation, Status
 from graphs.stage import Stage
@@ -125,7 +125,7 @@ class _Search:
         if isinstance(node, StageNode | EnsembleNode):
             return self._stage(label, node, status, started, needs)
         factors = label.factors
-        if isinstance(node, SwitchNode) and kind != CHOSEN:
+        if isinstance(node, SwitchNode | SplitterNode) and kind != CHOSEN:
             members = {self._bits[link.node] for link in branches(node)}
             factors = merged(factors, sorted(members), bit, 1)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from graphs.fanout_rows import Rows
-from graphs.node import EnsembleNode, ForEachNode, Node, SwitchNode
+from graphs.node import EnsembleNode, ForEachNode, Node, SplitterNode, SwitchNode
 from graphs.outline import Outline
 from graphs.state import Phase, Scope, State, split_instance
 
@@ -49,10 +49,10 @@ def fresh(graph: Graph) -> Situation:
     return Situation(graph, None, (), tuple(graph.measured))
 
 
-def situation(run: Run, target: State) -> Situation:
-    """Of a run, seen from a stage that is to be planned. Other rows of the for_eaches around it count as rows like this one."""
+def situation(run: Run, target: State | None) -> Situation:
+    """Of a run, seen from a stage that is to be planned (None: as a whole). Other rows of the for_eaches around it count as rows like this one."""
     outline = run.graph.outline
-    scopes = _scopes(outline, target)
+    scopes: dict[ForEachNode | None, Scope] = _scopes(outline, target) if target else {None: run.top}
     known: dict[Node, Status] = {}
     left, seen = [outline.output], set[Node]()
     while left:
@@ -67,6 +67,8 @@ def situation(run: Run, target: State) -> Situation:
             known[node] = status
         left += _open(outline, node, status)
     combinations = _possible(run, target)
+    if target is None:
+        return Situation(run.graph, None, tuple(known.items()), combinations)
     apart = (
         not combinations
         and not any(_merges(node, known.get(node)) for node in seen)
@@ -79,7 +81,7 @@ def situation(run: Run, target: State) -> Situation:
 
 def _merges(node: Node, status: Status | None) -> bool:
     """Whether several accuracies become one here, otherwise than as a product."""
-    return isinstance(node, SwitchNode | EnsembleNode) and status is None
+    return isinstance(node, SwitchNode | SplitterNode | EnsembleNode) and status is None
 
 
 def _scopes(outline: Outline, target: State) -> dict[ForEachNode | None, Scope]:
@@ -98,7 +100,7 @@ def _of_rows(run: Run, node: Node) -> Status | None:
     return None if least is None else Status(ROWS, (), least)
 
 
-def _status(run: Run, node: Node, state: State | None, target: State) -> Status | None:
+def _status(run: Run, node: Node, state: State | None, target: State | None) -> Status | None:
     if state is None:
         return None
     if state is target:
@@ -126,7 +128,7 @@ def _open(outline: Outline, node: Node, status: Status | None) -> list[Node]:
     return [status.chosen] if status.chosen else []
 
 
-def _possible(run: Run, target: State) -> tuple[str, ...]:
+def _possible(run: Run, target: State | None) -> tuple[str, ...]:
     """Measured combinations that what ran and what runs can be part of; other rows of the target's own stage do not bind it."""
     table = run.graph.measured
     if not table:
@@ -135,7 +137,8 @@ def _possible(run: Run, target: State) -> tuple[str, ...]:
     for instance, variant in run.pinned.items():
         path = split_instance(instance)[0]
         ran[path] = ran.get(path, set()) | {variant}
-    ran.pop(target.node.path, None)
+    if target is not None:
+        ran.pop(target.node.path, None)
     return tuple(
         key for key, combination in table.items() if combination.fits(ran) and (not run.planned_combinations or key in run.planned_combinations)
     )

@@ -30,7 +30,7 @@ class StageRecord(msgspec.Struct, frozen=True, array_like=True):
     revision: int
     """Of the graph that the request runs on."""
     instance: str
-    """The node's path, with `#row` inside a for_each: `lines.recognise#12`."""
+    """The node's path, with `#row` inside a for_each: `lines/recognise#12`."""
     attempt: int
     variant: str
     accuracy: float

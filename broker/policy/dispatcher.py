@@ -195,12 +195,12 @@ class DispatcherPolicy:
         if endpoint.graph is not None:
             return self._admit_to_graph(entry, shard, now_ms, commands)
         pool = self.fleet.pool(entry.task)
-        if pool.waiting.count >= self.limits.waiting_max or self._held_bytes > self.limits.waiting_bytes_max:
+        if pool.waiting.count >= self.limits.waiting_max or self._held_bytes + self.graphs.held_bytes > self.limits.waiting_bytes_max:
             return "overloaded", f"{pool.waiting.count} requests wait, the limit is {self.limits.waiting_max}"
         return judge(entry, pool, self.settings, now_ms)
 
     def _admit_to_graph(self, entry: Entry, shard: Shard, now_ms: float, commands: Commands) -> tuple[str, str] | None:
-        if len(self.graphs) >= self.limits.waiting_max or self._held_bytes > self.limits.waiting_bytes_max:
+        if len(self.graphs) >= self.limits.waiting_max or self._held_bytes + self.graphs.held_bytes > self.limits.waiting_bytes_max:
             return "overloaded", f"{len(self.graphs)} requests run on graphs, the limit is {self.limits.waiting_max}"
         return self.graphs.start(entry, self.fleet.graphs.of(entry.endpoint), shard.replayed.pop(entry.key, ()), now_ms, commands)
 

@@ -12,7 +12,7 @@ from broker.policy.fleet import Fleet
 from broker.policy.settings import DispatcherSettings
 from graphs.commands import RunStage
 from graphs.compiled import Graph
-from graphs.planning import Cost, Estimates, best, plan_graph, plan_stage
+from graphs.planning import Cost, Estimates, best, plan_run, plan_stage
 from graphs.reserve import way_to_the_answer_ms
 from graphs.run import Run
 from graphs.stage import Stage
@@ -84,7 +84,7 @@ class GraphCosts:
         """
         left_ms = entry.deadline_ms - now_ms
         estimates = self.of(entry.endpoint, run.graph, entry.rows)
-        plan = plan_graph(run.graph, run.floor, estimates, left_ms - estimates.hop_ms)
+        plan = plan_run(run, estimates, left_ms - estimates.hop_ms)
         begun = [command for command in first if not command.shadow]
         planned = [plan_stage(run, command.instance, estimates, left_ms - estimates.hop_ms) for command in begun]
         if plan is None or None in planned:

@@ -34,6 +34,8 @@ class GraphRequest(msgspec.Struct, eq=False):
     run: Run
     stages: dict[str, Entry] = {}
     """Stages that wait or run, by instance."""
+    held_bytes: int = 0
+    """What its stages gave."""
     task: str = ""
     """Whose pool its promised work stands in."""
     promised_ms: float = 0.0

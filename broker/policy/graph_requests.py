@@ -44,6 +44,8 @@ class GraphRequests:
         self.fan_out = FanOut()
         self._costs = GraphCosts(fleet, settings, self.fan_out)
         self._requests: dict[bytes, GraphRequest] = {}
+        self.held_bytes = 0
+        """What stages have given to requests that are not finished."""
         self._wakes: list[tuple[float, bytes]] = []
         self._layouts = 0
         self._finals: dict[bytes, bytes] = {}
@@ -108,6 +110,8 @@ class GraphRequests:
         stage = request.stages.pop(record.instance, None)
         if stage is not None:
             self._let_go(stage)
+        request.held_bytes += len(value)
+        self.held_bytes += len(value)
         if record.error_code == "deadline_exceeded" and stage is not None and self._again(request, stage, now_ms, commands):
             return
         self._advance(request, event_of(record, value), now_ms, commands)
@@ -336,6 +340,8 @@ class GraphRequests:
             self._let_go(stage)
         request.stages.clear()
         self._owe(request, -request.promised_ms)
+        self.held_bytes -= request.held_bytes
+        request.held_bytes = 0
         self._requests.pop(request.entry.key, None)
         if self._finals.get(request.entry.key) not in self._fleet.orders:
             self._finals.pop(request.entry.key, None)

@@ -6,18 +6,20 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
+from broker.canary import CanaryControl
 from broker.dispatcher_metrics import DispatcherMetrics
 from broker.memory import MemoryLog
 from broker.sink_metrics import SinkMetrics
@@ -26,8 +28,11 @@ from deploy.commands.command import SHARED, Option
 from deploy.configuration import environment_variable, read_configuration
 from deploy.watchdog import LoopWatchdog
 from deploy.yaml_documents import Problems, read_documents
+from graphs.combiners import BUILT_IN
 from scaler.planner import StaticPlanner
+from schemas.canary import canary_topics, decode_command
 from schemas.errors import REQUEST_ERRORS
+from schemas.graph import Guardrails, Node
 from schemas.limits import Limits
 from schemas.names import ACCELERATORS, Names
 from schemas.request import Routing, read_routing
@@ -119,7 +124,42 @@ def test_the_tables_are_there() -> None:
         "schemas.terminal.PathStep",
         "schemas.profile.Profile",
         "deploy.catalog_tasks.VARIANT_KEYS",
+        "schemas.stage.StageRecord",
+        "schemas.stage.TensorHead",
+        "schemas.work.StagePart",
+        "schemas.canary.CanaryCommand",
+        "schemas.canary.CanaryStatus",
+        "schemas.canary.Feedback",
+        "deploy.catalog_graphs.GRAPH_KEYS",
+        "deploy.catalog_graphs.GUARDRAIL_KEYS",
+        *(f"deploy.catalog_graphs.{kind}_KEYS" for kind in ("STAGE", "SPLITTER", "CANARY", "SHADOW", "ENSEMBLE", "FOR_EACH", "CALL")),
     }
+
+
+@pytest.mark.parametrize("target", ["schemas.stage.StageRecord", "schemas.stage.TensorHead", "schemas.work.StagePart"])
+def test_positional_records_have_their_positions(target: str) -> None:
+    (rows,) = (rows for _, found, rows in tables("fields") if found == target)
+    stated = [(int(at), name) for row in rows for at, name in re.findall(r"(\d+) `(\w+)`", row[0])]
+    assert stated == list(enumerate(load(target).__struct_fields__))
+
+
+def test_every_kind_of_node_has_its_row_and_its_section() -> None:
+    rows = re.findall(r"^\| \[(\w+)\]\(#(\w+)\) \|", PAGES["graphs.md"], re.MULTILINE)
+    kinds = {kind.__struct_config__.tag for kind in get_args(Node)}
+    assert {name for name, _ in rows} == kinds | {"call"}  # which is no node any more where graphs run
+    assert {anchor for _, anchor in rows} <= anchors(PAGES["graphs.md"])
+
+
+def test_every_built_in_combiner_has_its_row() -> None:
+    (table,) = re.findall(r"^\| combiner \| merges \|\n\|.*\n((?:\|.*\n)+)", PAGES["graphs.md"], re.MULTILINE)
+    stated = {name for line in table.splitlines() for name in names_in(line.split("|")[1])}
+    assert {name for name in stated if ":" not in name and "." not in name} == set(BUILT_IN)
+
+
+def test_default_guardrails() -> None:
+    (rows,) = (rows for _, found, rows in tables("keys") if found == "deploy.catalog_graphs.GUARDRAIL_KEYS")
+    stated = {names_in(row[0])[0]: None if row[1] == "off" else float(row[1]) for row in rows}
+    assert stated == msgspec.structs.asdict(Guardrails())
 
 
 def test_error_codes_and_whether_to_retry() -> None:
@@ -137,8 +177,6 @@ def test_datatypes_with_their_ranges_and_sizes() -> None:
         if datatype.name != "BYTES":
             assert row[2].startswith(f"{datatype.dtype.itemsize} byte"), row
         if datatype.element is int:
-            import numpy as np
-
             assert row[1] == f"{np.iinfo(datatype.dtype).min}..{np.iinfo(datatype.dtype).max}"
 
 
@@ -150,7 +188,8 @@ def test_limits_have_their_values() -> None:
 
 def test_topics_have_their_partitions_and_settings() -> None:
     ((_, _, rows),) = tables("topics")
-    topics = {topic.name: topic for topic in Names("{p}").topics()}
+    names = Names("{p}")
+    topics = {topic.name: topic for topic in (*names.topics(), *canary_topics(names), names.stage_topic("ENDPOINT", "STAGE"))}
     stated: dict[str, list[str]] = {name: row for row in rows for name in names_in(row[0])}
     assert set(stated) == set(topics)
     for name, row in stated.items():
@@ -163,23 +202,31 @@ def test_topics_have_their_partitions_and_settings() -> None:
 def registered() -> dict[str, tuple[Metric, str]]:
     """Every metric of ours with the role that has it."""
     found: dict[str, tuple[Metric, str]] = {}
-    log = MemoryLog()
-    roles = {
-        "dispatcher": DispatcherMetrics,
-        "worker": WorkerMetrics,
-        "sink": SinkMetrics,
-        "scaler": lambda registry: StaticPlanner(log, Names(), name="docs", registry=registry),
-        "all": LoopWatchdog,
-    }
-    for role, build in roles.items():
+    roles: tuple[tuple[str, Callable[[CollectorRegistry], object]], ...] = (
+        ("dispatcher", DispatcherMetrics),
+        ("worker", WorkerMetrics),
+        ("sink", SinkMetrics),
+        ("scaler", plan_statically),
+        ("scaler", watch_canaries),
+        ("all", LoopWatchdog),
+    )
+    for role, build in roles:
         registry = CollectorRegistry()
         build(registry)
         found |= {metric.name: (metric, role) for metric in registry.collect()}
     return found
 
 
+def plan_statically(registry: CollectorRegistry) -> StaticPlanner:
+    return StaticPlanner(MemoryLog(), Names(), name="docs", registry=registry)
+
+
+def watch_canaries(registry: CollectorRegistry) -> CanaryControl:
+    return CanaryControl(MemoryLog(), Names(), name="docs", leading=lambda: False, registry=registry)
+
+
 def labels_of(registry_name: str) -> tuple[str, ...]:
-    for build in (DispatcherMetrics, WorkerMetrics, SinkMetrics):
+    for build in (DispatcherMetrics, WorkerMetrics, SinkMetrics, watch_canaries):
         registry = CollectorRegistry()
         build(registry)
         for collector in registry._collector_to_names:
@@ -276,10 +323,35 @@ def test_yaml_snippets_are_catalog_documents(tmp_path: Path) -> None:
         problems.raise_if_any()
 
 
+def test_the_canary_command_in_the_documentation_is_one() -> None:
+    (endpoint, command_json) = re.findall(r"^\$ echo '([\w-]+):(\{.*\})' \| kcat .* -t headrace\.canary ", PAGES["wire.md"], re.MULTILINE)[0]
+    assert endpoint == "fashion-canary"
+    assert decode_command(command_json.encode()).percent == 25
+
+
 def test_the_request_of_the_producers_is_one() -> None:
     body = (ROOT / "docs" / "producers" / "request.json").read_bytes()
     routing: Routing = read_routing(body, (), Limits())
     assert (routing.endpoint, routing.min_accuracy, routing.timeout_ms, routing.rows) == ("fashion", 0.9, 300, 1)
+
+
+def test_the_python_task_of_the_documentation_computes() -> None:
+    named: dict[str, Any] = {}
+    exec(named_snippet("models.md", "shop_tasks.py"), named)
+    found = named["best"]({"probs": np.array([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3]], np.float32)}, {"k": 2})
+    assert found["classes"].tolist() == [[1, 2], [0, 2]]
+    assert np.allclose(found["sure"], [[0.7, 0.2], [0.6, 0.3]])
+
+
+def test_graphs_in_the_documentation_are_catalog_documents(tmp_path: Path) -> None:
+    whole = [text for text in snippets("graphs.md", "yaml") if text.startswith("kind:")]
+    assert len(whole) > 1
+    for number, text in enumerate(whole):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text)
+        problems = Problems()
+        assert read_documents(file, problems)
+        problems.raise_if_any()
 
 
 def test_the_backend_of_the_documentation_passes_the_contract(tmp_path: Path) -> None:
