@@ -98,9 +98,11 @@ class Shards:
 
     async def commit_stages(self) -> None:
         """Commit how far the stage topics were read, so that lag tools see it: recovery never depends on it. Raises LogUnavailable."""
-        read, self._stage_read = self._stage_read, {}
+        # Not of topics that nobody needs any more: they may be gone, and Kafka would be asked about them until the time is over.
+        read = {partition: Committed(offset, "") for partition, offset in self._stage_read.items() if partition.topic in self._stages}
+        self._stage_read = {}
         if read:
-            await self._requests.commit({partition: Committed(offset, "") for partition, offset in read.items()})
+            await self._requests.commit(read)
 
     async def close(self) -> None:
         """Leave."""

@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 def live_nodes(scope: Scope, roots: Iterable[Link]) -> set[Node]:
     """The nodes of a scope that somebody can still need, from the roots backwards."""
     live: set[Node] = set()
+    states = scope.states
     left = [link.node for link in roots if not link.up]
     while left:
         node = left.pop()
-        if node not in live:
-            live.add(node)
-            left += [link.node for link in _needs(node, scope.states.get(node)) if not link.up]
+        if node in live:
+            continue
+        live.add(node)
+        state = states.get(node)
+        if state is None or state.phase is Phase.WAITING:
+            left += [link.node for link in _needs(node, state) if not link.up]
     return live
 
 
 def _needs(node: Node, state: State | None) -> list[Link]:
     if state is None:
         return node.links() + ([Link(0, node.copy)] if isinstance(node, ShadowNode) and node.copy else [])
-    if state.phase is not Phase.WAITING:
-        return []
     if state.chosen is not None:
         return [state.chosen]
     if isinstance(node, ForEachNode) and state.detail is not None:
@@ -99,6 +101,8 @@ def is_final(run: Run, state: State) -> bool:
     """Whether the stage's completion is the whole answer: the output has become it, and nobody else who lives can need it."""
     if run.finished or state.shadow or state.scope.parent is not None:
         return False
+    if run.graph.final is not None:
+        return state.node.path == run.graph.final
     chain: set[Node] = {run.answer.node}
     node = run.answer.node.links()[0].node
     while node is not state.node:

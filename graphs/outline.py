@@ -26,6 +26,8 @@ class Outline:
         self._visit(output, None)
         self.gates: dict[Node, frozenset[Node]] = self._gates()
         """Nodes that are there before anybody asks for a node."""
+        self.line: frozenset[Node] = self._line()
+        """Stages from which nothing but one stage after the other leads to the answer."""
         self.splits = any(isinstance(node, SplitterNode) for node in self.order)
         """Not every request needs the same nodes, and which it needs is known as soon as it has started."""
         self.optional: frozenset[Node] = frozenset(self.order) - self._certain()
@@ -58,6 +60,16 @@ class Outline:
                 gate = gates[node] | edge.after
                 gates[edge.other] = gates[edge.other] & gate if edge.other in gates else gate
         return gates
+
+    def _line(self) -> frozenset[Node]:
+        line: set[Node] = set()
+        node = self.output
+        while isinstance(node, StageNode):
+            line.add(node)
+            if len(self.edges[node]) != 1:
+                break
+            node = self.edges[node][0].other
+        return frozenset(line)
 
     def _certain(self) -> set[Node]:
         """Nodes that every request needs."""

@@ -152,7 +152,8 @@ def plan_stage(run: Run, instance: str, estimates: Estimates, left_ms: float) ->
     if plan is not None:
         run.plan(instance, plan.accuracy_min)
         run.planned_combinations = _left(run, where, stage, estimates, plan.accuracy_min)
-        plan = plan._replace(accuracy=plan.accuracy * before)
+        if before != 1.0:
+            plan = plan._replace(accuracy=plan.accuracy * before)
     return plan
 
 
@@ -160,19 +161,24 @@ def _least(options: list[_Option], floor: float, left_ms: float) -> StagePlan | 
     """The least accurate variant for which it, and every more accurate one, has a rest that keeps the floor."""
     best: StagePlan | None = None
     for option in reversed(options):
-        keeping = [rest for rest in option.rests if rest[3] >= floor]
-        if not keeping:
-            break
-        for after, other, work, accuracy in keeping:
+        keeps = False
+        for after, other, work, accuracy in option.rests:
+            if accuracy < floor:
+                continue
+            keeps = True
             total = max(option.own.time_ms + max(after, 0.0), other)
             if total <= left_ms:
                 best = StagePlan(option.own.accuracy, max(after, 0.0), total, work, accuracy)
                 break
+        if not keeps:
+            break
     return best
 
 
 def _left(run: Run, where: Situation, stage: Stage, estimates: Estimates, accuracy_min: float) -> tuple[str, ...]:
     """The measured combinations that keep the floor with the variants that the stage may now have."""
+    if not where.combinations:
+        return ()
     names = {estimates.names[stage][choice.number] for choice in estimates.choices(stage) if choice.accuracy >= accuracy_min}
     table = run.graph.measured
     return tuple(

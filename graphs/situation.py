@@ -28,6 +28,7 @@ class Status(NamedTuple):
 
 
 DONE, RUNNING, TARGET, CHOSEN, SPLIT, LOST, ROWS = "done", "running", "target", "chosen", "split", "lost", "rows"
+_AHEAD = Status(TARGET)
 UNPLANNED = -1.0
 """A stage that was given out, and may still become any of its variants."""
 
@@ -52,6 +53,9 @@ def fresh(graph: Graph) -> Situation:
 def situation(run: Run, target: State | None) -> Situation:
     """Of a run, seen from a stage that is to be planned (None: as a whole). Other rows of the for_eaches around it count as rows like this one."""
     outline = run.graph.outline
+    if target is not None and target.node in outline.line and not run.graph.measured:
+        # What lies ahead has not been asked for, and what lies behind no longer matters.
+        return Situation(run.graph, target.node, ((target.node, _AHEAD),), (), apart=True)
     scopes: dict[ForEachNode | None, Scope] = _scopes(outline, target) if target else {None: run.top}
     known: dict[Node, Status] = {}
     left, seen = [outline.output], set[Node]()

@@ -34,7 +34,8 @@ def demand(run: Run, consumer: State, link: Link) -> State | None:
             return None
         state = State(link.node, scope, shadow=scope.shadow or not link.node.main or run.finished)
         scope.states[link.node] = state
-        state.waiters |= run.passive.pop(link.node, {})
+        if run.passive:
+            state.waiters |= run.passive.pop(link.node, {})
         run.queue.append(state)
     if state.phase <= Phase.RUNNING:
         state.waiters[consumer] = None

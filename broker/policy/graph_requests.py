@@ -175,8 +175,9 @@ class GraphRequests:
         request = self._requests.get(entry.key)
         if request is None:
             return
-        self._advance(request, Answered(), now_ms, commands)
-        if request.run.idle or now_ms >= entry.deadline_ms:
+        if request.run.copies:
+            self._advance(request, Answered(), now_ms, commands)
+        if not request.run.copies or now_ms >= entry.deadline_ms:
             self._forget(request)
         else:
             heapq.heappush(self._wakes, (entry.deadline_ms + SHADOW_GRACE_MS, entry.key))

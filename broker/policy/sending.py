@@ -32,8 +32,8 @@ def send_waiting(
             continue
         kind = (entry.priority, entry.task, entry.rung)
         last = 0 < entry.attempts >= limits.attempts_max - 1
-        if lane.orders and (last or entry.priority == SHADOW_PRIORITY):
-            heapq.heappop(open_lanes)  # it is emptied for a last attempt; a shadow comes where nothing else is
+        if lane.orders and (last or (entry.priority == SHADOW_PRIORITY and not _has_time(lane, settings, now_ms))):
+            heapq.heappop(open_lanes)  # it is emptied for a last attempt; a shadow comes where next to nothing else is
             continue
         option = pool.choose(lane, entry, now_ms)
         if option is None:
@@ -63,6 +63,12 @@ def send_waiting(
         else:
             heapq.heappop(open_lanes)
     return unsendable
+
+
+def _has_time(lane: Lane, settings: DispatcherSettings, now_ms: float) -> bool:
+    """Whether a shadow may join what the lane has: little work, none of it sent in this step."""
+    newest = next(reversed(lane.orders.values()))
+    return lane.outstanding_ms <= settings.shadow_room_ms and newest.sent_ms < now_ms
 
 
 def _most_urgent(waiting: Waiting, lane: Lane, at: int, skipped: set[tuple[int, Class]]) -> Entry | None:

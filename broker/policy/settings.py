@@ -12,6 +12,9 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One way through the log, 99th percentile on an unloaded machine: dispatcher to worker, or worker to the responses."""
     window_ms: float = 80.0
     """Work kept on a lane: enough to bridge the way of an answer back and an order out again, little enough to bind late."""
+    shadow_room_ms: float = 4.0
+    """A shadow joins a lane with no more work than this: an empty one alone is rarely seen, for answers are always on their way, and a comparison
+    of a canary's arms must not wait for one."""
     overhead_ms: float = 0.15
     """What a worker spends on a request beside the model: decoding, validation, encoding."""
     slack: float = 0.9

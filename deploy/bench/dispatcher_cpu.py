@@ -10,11 +10,12 @@ import psutil
 from broker.log import Reader, TopicPartition
 from deploy.bench.baselines import DispatcherIo
 from deploy.bench.baselines import NullWorker as BareWorker
-from deploy.bench.harness import Crew, Harness
+from deploy.bench.harness import BenchmarkFailed, Crew, Harness
 from deploy.bench.null_worker import NullWorkerSettings
-from deploy.bench.prefilled import VARIANT_KEY, fill, json_body, publish_control, until_written
+from deploy.bench.prefilled import VARIANT_KEY, fill, json_body, outcomes, publish_control, until_written
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 from schemas.names import SHARDS
+from schemas.terminal import COMPLETED
 
 COUNT = 50_000
 TIMEOUT_MS = 600_000
@@ -94,10 +95,14 @@ async def dispatcher_us(harness: Harness, crew: Crew, count: int) -> float:
         end_s = time.time()
         await asyncio.sleep(AFTER_LAST_S)
         begin_s = await _first_s(reader, [TopicPartition(names.work("cpu"), lane) for lane in range(SHARDS)]) - BEFORE_FIRST_S
-        return meter.spent_s(begin_s, end_s + 0.1) / count * 1e6
+        spent_s = meter.spent_s(begin_s, end_s + 0.1)
     finally:
         meter.close()
         await reader.close()
+    found = await outcomes(harness.log, names.responses, count, RUN_S_MAX)
+    if found[COMPLETED] < count:
+        raise BenchmarkFailed(f"not every request was computed: {dict(found)}")
+    return spent_s / count * 1e6
 
 
 async def _first_s(reader: Reader, partitions: list[TopicPartition]) -> float:

@@ -65,8 +65,8 @@ def images() -> np.ndarray[Any, Any]:
         return arrays["images"]
 
 
-def schedule(rate_rps: float, seconds: float, seed: int) -> Schedule:
-    """Poisson arrivals of `rate_rps` for so long; the same seed gives the same requests."""
+def schedule(rate_rps: float, seconds: float, seed: int, *, endpoint: str = ENDPOINT) -> Schedule:
+    """Poisson arrivals of `rate_rps` for so long; the same seed gives the same requests, but for their ids: an id is answered once."""
     random = np.random.default_rng(seed)
     count = max(1, round(rate_rps * seconds))
     at_s = np.cumsum(random.exponential(1.0 / rate_rps, count))
@@ -78,11 +78,11 @@ def schedule(rate_rps: float, seconds: float, seed: int) -> Schedule:
     for at in range(count):
         ask = Ask(floors[at], int(timeouts[at]))
         request = Request(
-            endpoint=ENDPOINT,
+            endpoint=endpoint,
             inputs={"image": batches[at % BODIES]},
             min_accuracy=ask.floor,
             timeout_ms=ask.timeout_ms,
-            request_id=uuid.UUID(bytes=random.bytes(16), version=4).hex,
+            request_id=uuid.uuid4().hex,
         )
         published = publish(request, "msgpack", Limits())
         requests.append(Timed(float(at_s[at]), published.message))

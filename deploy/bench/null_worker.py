@@ -1,4 +1,4 @@
-"""A worker that computes nothing: it speaks plan, telemetry and work orders as a real one does, and answers with a small terminal record.
+"""A worker that computes nothing: it speaks plan, telemetry and work orders as a real one does, and answers with small records.
 
 `python -m deploy.bench.null_worker SETTINGS`, a process of its own, so that a row measures the dispatcher alone.
 """
@@ -18,14 +18,19 @@ from broker.log import Message, TopicPartition, Writer
 from deploy.bench.harness import announce
 from schemas.names import Names
 from schemas.profile import Latency
+from schemas.stage import STAGE_VERSION, StageRecord, TensorHead, encode_stage
 from schemas.telemetry import HostedVariant, WorkerReport, encode_telemetry
 from schemas.terminal import COMPLETED, JSON_TYPE, TERMINAL_VERSION, PathStep, Terminal, encode_terminal
-from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, WorkOrder, decode_order
+from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, StagePart, WorkOrder, decode_order
 
 READ_MS = 200
 RECORDS_MAX = 1000
 REPORT_S = 0.5
 HEADERS = ((CONTENT_TYPE_HEADER, JSON_TYPE.encode()),)
+OUTPUT = "probs"
+COLUMNS = 10
+ROW = bytes(4 * COLUMNS)
+"""What a row of a stage comes to: ten FP32 zeros."""
 
 
 class NullWorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,45 +83,27 @@ class NullWorker:
 
     async def _answer(self, writer: Writer, orders: list[tuple[bytes, WorkOrder]]) -> None:
         spends_ms = self._settings.spends_ms or 0.0
-        by_shard: dict[int, list[Message]] = {}
+        waiting: dict[tuple[str, int], list[Message]] = {}
         for key, order in orders:
             if spends_ms:
                 await asyncio.sleep(0)
                 until_s = time.perf_counter() + spends_ms / 1000
                 while time.perf_counter() < until_s:
                     pass
-                await writer.write(self._names.responses, order.shard, [self._answered(key, order)])
+            topic, message = self._answered(key, order)
+            if spends_ms:
+                await writer.write(topic, order.shard, [message])
             else:
-                by_shard.setdefault(order.shard, []).append(self._answered(key, order))
-        for shard, messages in by_shard.items():
-            asyncio.ensure_future(writer.write(self._names.responses, shard, messages))  # noqa: RUF006 - the writer holds it
+                waiting.setdefault((topic, order.shard), []).append(message)
+        for (topic, shard), messages in waiting.items():
+            asyncio.ensure_future(writer.write(topic, shard, messages))  # noqa: RUF006 - the writer holds it
 
-    def _answered(self, key: bytes, order: WorkOrder) -> Message:
-        now_ms = int(time.time() * 1000)
-        step = PathStep(
-            stage=order.stage,
-            variant=order.variant,
-            accuracy=order.accuracy,
-            accelerator="cpu",
-            device="none",
-            queued_ms=0.0,
-            computed_ms=0.0,
-            batch_size=order.rows,
-        )
-        terminal = Terminal(
-            id=key.decode(),
-            outcome=COMPLETED,
-            endpoint=order.endpoint,
-            path=[step],
-            accuracy=order.accuracy,
-            received_ms=order.received_ms,
-            finished_ms=now_ms,
-            deadline_ms=order.deadline_ms,
-            attempts=order.attempt,
-            epoch=order.epoch,
-            version=TERMINAL_VERSION,
-        )
-        return key, encode_terminal(terminal, JSON_TYPE), HEADERS
+    def _answered(self, key: bytes, order: WorkOrder) -> tuple[str, Message]:
+        """(topic, record): the request's answer, or that of a stage of its graph."""
+        part = order.part
+        if part is not None and part.topic:
+            return part.topic, stage_message(key, order, part)
+        return self._names.responses, terminal_message(key, order)
 
     async def _report(self, writer: Writer) -> None:
         settings = self._settings
@@ -142,6 +129,59 @@ class NullWorker:
             variants=hosted,
             waiting_rows=1,
         )
+
+
+def stage_message(key: bytes, order: WorkOrder, part: StagePart) -> Message:
+    """A stage's outputs, as a real worker writes them: zeros under each name that is asked for."""
+    size = len(ROW) * order.rows
+    heads = tuple(TensorHead(name, "FP32", (order.rows, COLUMNS), size) for name in part.outputs or (OUTPUT,))
+    record = StageRecord(
+        STAGE_VERSION,
+        order.endpoint,
+        part.revision,
+        part.instance,
+        order.attempt,
+        order.variant,
+        order.accuracy,
+        "cpu",
+        "none",
+        queued_ms=0.0,
+        computed_ms=0.0,
+        batch_size=order.rows,
+        finished_ms=int(time.time() * 1000),
+        tensors=heads,
+        worker=order.worker,
+    )
+    return key, ROW * order.rows * len(heads), ((WORK_HEADER, encode_stage(record)),)
+
+
+def terminal_message(key: bytes, order: WorkOrder) -> Message:
+    """A request's answer, without outputs."""
+    step = PathStep(
+        stage=order.stage,
+        variant=order.variant,
+        accuracy=order.accuracy,
+        accelerator="cpu",
+        device="none",
+        queued_ms=0.0,
+        computed_ms=0.0,
+        batch_size=order.rows,
+    )
+    part = order.part
+    terminal = Terminal(
+        id=key.decode(),
+        outcome=COMPLETED,
+        endpoint=order.endpoint,
+        path=[*part.path, step] if part is not None else [step],
+        accuracy=order.accuracy if part is None else part.path_accuracy,
+        received_ms=order.received_ms,
+        finished_ms=int(time.time() * 1000),
+        deadline_ms=order.deadline_ms,
+        attempts=order.attempt,
+        epoch=order.epoch,
+        version=TERMINAL_VERSION,
+    )
+    return key, encode_terminal(terminal, JSON_TYPE), HEADERS
 
 
 async def _main(settings: NullWorkerSettings) -> None:

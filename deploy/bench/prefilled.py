@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import msgspec
 
-from broker.log import Ack, Log, Message, Reader, TopicPartition, Writer
+from broker.log import Ack, Headers, Log, Message, Reader, TopicPartition, Writer
 from deploy.bench.null_worker import worker_name
 from schemas.catalog import EndpointSpec, TaskSpec, VariantSpec, catalog_key, encode_catalog, variant_key
 from schemas.names import SHARDS, Names
 from schemas.plan import PLAN_KEY, Binding, Plan, encode_plan
+from schemas.terminal import decode_terminal_head
 
 TASK, VARIANT, ENDPOINT = "null", "null", "bench"
+FLOOR, ACCURACY = 0.9, 0.99
+"""A chain of several null stages keeps the floor too."""
 VARIANT_KEY = variant_key(TASK, VARIANT)
-TASKS = {TASK: TaskSpec(name=TASK, variants=(VariantSpec(name=VARIANT, file="none", sha256="0" * 64, accuracy=0.95),))}
+TASKS = {TASK: TaskSpec(name=TASK, variants=(VariantSpec(name=VARIANT, file="none", sha256="0" * 64, accuracy=ACCURACY),))}
 PLAIN = EndpointSpec(name=ENDPOINT, task=TASK)
 FILL_RECORDS = 500
 BODY_VALUES = 200
 POLL_S = 0.03
+READ_MS, READ_RECORDS = 200, 2_000
 
 
-def json_body(timeout_ms: int, *, endpoint: str = ENDPOINT, floor: float = 0.9) -> bytes:
+def json_body(timeout_ms: int) -> bytes:
     """A request of 1 kB, everything in its body, as `kcat -P` would send it."""
     tensor = {"name": "image", "shape": [1, BODY_VALUES], "datatype": "UINT8", "data": [128] * BODY_VALUES}
-    fields = {"endpoint": endpoint, "min_accuracy": floor, "timeout_ms": timeout_ms, "parameters": {"padding": "x" * 80}, "inputs": [tensor]}
+    fields = {"endpoint": ENDPOINT, "min_accuracy": FLOOR, "timeout_ms": timeout_ms, "parameters": {"padding": "x" * 80}, "inputs": [tensor]}
     return msgspec.json.encode(fields)
 
 
@@ -87,3 +92,23 @@ async def until_written(reader: Reader, topic: str, count: int, s_max: float, ch
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"{topic} has not got {count} records within {s_max:.0f} s")
         await asyncio.sleep(POLL_S)
+
+
+async def outcomes(log: Log, topic: str, count: int, s_max: float) -> Counter[str]:
+    """What became of so many requests, by outcome and code: only what was computed may count as such. Raises TimeoutError."""
+    reader = log.reader("bench-outcomes")
+    await reader.start()
+    found: dict[bytes | None, str] = {}
+    deadline_s = time.monotonic() + s_max
+    try:
+        await reader.assign(dict.fromkeys(shards_of(topic), "earliest"))
+        while len(found) < count:
+            for records in (await reader.read(timeout_ms=READ_MS, records_max=READ_RECORDS)).values():
+                for record in records:
+                    terminal = decode_terminal_head(record.value or b"")
+                    found.setdefault(record.key, f"{terminal.outcome}/{terminal.error.code}" if terminal.error else terminal.outcome)
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{topic} has answers to {len(found)} of {count} requests within {s_max:.0f} s")
+    finally:
+        await reader.close()
+    return Counter(found.values())

@@ -17,6 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from deploy.bench.added_latency import AddedLatency
 from deploy.bench.dispatcher_cpu import DispatcherCpu
 from deploy.bench.expiry import Expiry
+from deploy.bench.graph_chain import GraphChain
+from deploy.bench.graph_cpu import GraphCpu
+from deploy.bench.graph_join import GraphJoin
+from deploy.bench.graph_shadow import GraphShadow
 from deploy.bench.harness import Harness
 from deploy.bench.late_binding import LateBinding
 from deploy.bench.memory import Memory
@@ -32,7 +36,8 @@ from schemas.errors import HeadraceError
 from workers.host import host_name, processor_name
 
 ROWS: tuple[Row, ...] = (DispatcherCpu(), AddedLatency(), Expiry(), LateBinding(), Overload(), SpareCapacity(), Memory())
-BY_NAME = {row.name: row for row in ROWS}
+GRAPH_ROWS: tuple[Row, ...] = (GraphCpu(), GraphJoin(), GraphChain(), GraphShadow())
+BY_NAME: dict[str, tuple[Row, ...]] = {row.name: (row,) for row in (*ROWS, *GRAPH_ROWS)} | {"graphs": GRAPH_ROWS}
 RUNS = 3
 SOAK_S, SOAK_QUICK_S = 30.0, 12.0
 SHORT_SOAK_MINUTES = 10.0
@@ -72,13 +77,14 @@ def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int
     """Measure speed and memory against baselines, in one run, on a genuine Kafka (one is started where no --kafka is given).
 
     \b
-    headrace bench                                  every row, three runs: about ten minutes
+    headrace bench                                  every row but those about graphs, three runs: about ten minutes
     headrace bench --quick                          about two minutes
+    headrace bench graphs                           the rows about graphs
     headrace bench overload late-binding --runs 5 --output bench.json
     headrace bench memory --soak-minutes 10
     """
     configure_logs(log_format=None, log_level="error", role="bench", name="bench")
-    chosen = [BY_NAME[name] for name in dict.fromkeys(rows)] or list(ROWS)
+    chosen = chosen_rows(rows)
     minutes: float | None = options["soak_minutes"]
     soak_s = minutes * 60 if minutes is not None else SOAK_QUICK_S if quick else SOAK_S
     scale = Scale(quick=quick, soak_s=soak_s)
@@ -91,6 +97,11 @@ def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int
         _write(options["output_file"], report)
     output.result(report)
     return 1 if report.unmet else 0
+
+
+def chosen_rows(names: Sequence[str]) -> list[Row]:
+    """The rows of these names, each once; without names all but those about graphs."""
+    return list(dict.fromkeys(row for name in names for row in BY_NAME[name])) or list(ROWS)
 
 
 async def _bench(kafka: str | None, kafka_home: str | None, output: Output, rows: Sequence[Row], scale: Scale, runs: int) -> BenchReport:

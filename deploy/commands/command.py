@@ -196,7 +196,9 @@ def _noted(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
 
 def _read_sources(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
     """Before the other options: what they fall back to is the file, then the stack that runs in this folder."""
-    stacked = stack_settings() if ctx.command.name not in _WITHOUT_STACK else {}
+    # By its first word: `headrace canary status` looks for the stack that `headrace status` is about.
+    own = ctx.command_path.partition(" ")[2].partition(" ")[0]
+    stacked = stack_settings() if own not in _WITHOUT_STACK else {}
     ctx.meta[_STACK] = stacked
     ctx.default_map = dict(stacked)
     ctx.meta[_PATH] = path
@@ -205,7 +207,6 @@ def _read_sources(ctx: click.Context, _parameter: click.Parameter, path: Path | 
     names = {parameter.name or "" for parameter in ctx.command.params if isinstance(parameter, click.Option)} - UNSETTABLE
     group = ctx.find_root().command
     commands = group.list_commands(ctx) if isinstance(group, click.Group) else []
-    own = ctx.command_path.partition(" ")[2].split(" ")[0]
     file = read_configuration(path, command=own, options=names, shared=SHARED, commands=commands)
     _check_lists(path, ctx.command, file.options)
     ctx.meta[_FILE] = file

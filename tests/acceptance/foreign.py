@@ -114,6 +114,32 @@ class ForeignClient:
         finally:
             consumer.close()
 
+    def topics(self, beginning: str) -> list[str]:
+        """Names without the prefix of the topics that there are."""
+        consumer = Consumer({"bootstrap.servers": self._kafka, "group.id": f"{self.prefix}-foreign", "log_level": 0})
+        try:
+            names = patiently(lambda: consumer.list_topics(timeout=20)).topics
+        finally:
+            consumer.close()
+        return sorted(name.removeprefix(f"{self.prefix}.") for name in names if name.startswith(f"{self.prefix}.{beginning}"))
+
+    def stage_lag(self) -> dict[str, int]:
+        """What Kafka itself says that the dispatchers have not read of the stage topics."""
+        consumer = Consumer({"bootstrap.servers": self._kafka, "group.id": f"{self.prefix}.dispatchers", "enable.auto.commit": False, "log_level": 0})
+        lag: dict[str, int] = {}
+        try:
+            for topic in self.topics("stage."):
+                name = f"{self.prefix}.{topic}"
+                numbers = patiently(lambda name=name: consumer.list_topics(name, timeout=20)).topics[name].partitions
+                partitions = [TopicPartition(name, number) for number in numbers]
+                for at in patiently(lambda partitions=partitions: consumer.committed(partitions, timeout=20)):
+                    low, high = patiently(lambda at=at: consumer.get_watermark_offsets(TopicPartition(at.topic, at.partition), timeout=20))
+                    if high > max(at.offset, low):
+                        lag[f"{topic}-{at.partition}"] = high - max(at.offset, low)
+        finally:
+            consumer.close()
+        return lag
+
     def answers(self) -> dict[str, list[tuple[dict[str, Any], int]]]:
         """By id: every terminal record in the order of the log, each with the log's time of it."""
         found: dict[str, list[tuple[dict[str, Any], int]]] = {}

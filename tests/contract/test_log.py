@@ -139,8 +139,9 @@ async def test_topics_are_created_once_and_deleted(log: Log, prefix: str) -> Non
     assert [await log.partitions(name) for name in names] == [2, 5]
     await log.create_topics([TopicSpec(names[0], 9, {})])  # what exists stays as it is
     assert await log.partitions(names[0]) == 2
+    assert (await log.topics(f"{prefix}."), await log.topics(f"{prefix}.b"), await log.topics(f"{prefix}.c")) == (names, names[1:], [])
     await log.delete_topics([*names, f"{prefix}.never"])
-    assert [await log.partitions(name) for name in names] == [0, 0]
+    assert ([await log.partitions(name) for name in names], await log.topics(f"{prefix}.")) == ([0, 0], [])
 
 
 async def test_new_topics_can_be_used_at_once(log: Log, prefix: str, writer: Writer) -> None:
@@ -506,6 +507,23 @@ async def test_a_commit_after_the_partitions_are_gone_is_no_error(log: Log, topi
     gone = next(iter(second.held))
     await first.reader.commit({gone: Committed(99, "too late")})
     assert await second.reader.committed(gone) is None
+    await asyncio.gather(first.close(), second.close())
+
+
+async def test_a_member_commits_what_it_has_not_subscribed_to(log: Log, topic: str, prefix: str) -> None:
+    """What the owner of a shard has read beside it, for tools that show lag. Of what it has subscribed to, only what is assigned counts."""
+    beside = f"{prefix}.beside"
+    await log.create_topics([TopicSpec(beside, 3, STAMPED)])
+    first, second = (Group(log.reader(name, group=f"{prefix}.group")) for name in ("first", "second"))
+    await first.join(topic)
+    await until(lambda: len(first.held) == 3, "the first member has everything")
+    await second.join(topic)
+    await until(lambda: len(second.held) > 0 and len(first.held) + len(second.held) == 3, "both have a share")
+    mine, others = next(iter(first.held)), next(iter(second.held))
+    free = TopicPartition(beside, others.partition)
+    await first.reader.commit({mine: Committed(3, "mine"), others: Committed(4, "not mine"), free: Committed(5, "read beside")})
+    found = [await second.reader.committed(partition) for partition in (mine, others, free, TopicPartition(beside, mine.partition))]
+    assert found == [Committed(3, "mine"), None, Committed(5, "read beside"), None]
     await asyncio.gather(first.close(), second.close())
 
 

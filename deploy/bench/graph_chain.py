@@ -1,0 +1,109 @@
+"""Row: what each further stage of a chain adds to a request's latency when computing costs nothing, against a further bare relay in the same run.
+
+A further stage is two hops through Kafka (stage topic -> dispatcher, work topic -> worker); a further relay is one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from deploy.bench.added_latency import RATE_RPS, WORKER, measure
+from deploy.bench.baselines import Relay
+from deploy.bench.exchange import exchange
+from deploy.bench.graph_catalog import chain, graph_crew, stages
+from deploy.bench.harness import Harness
+from deploy.bench.null_backend import NullBackendSettings
+from deploy.bench.prefilled import PLAIN, publish_control
+from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
+
+SHORT, LONG = 1, 4
+"""Stages."""
+FEW, MANY = 2, 5
+"""Relays."""
+COUNT = 1_000
+"""Of each part of a run: each of the four has two."""
+
+
+async def bare(harness: Harness, count: int, relays: int) -> list[float]:
+    """So many relays, one behind the other: latencies in ms."""
+    between = [f"hop-{at}" for at in range(1, relays)]
+    async with harness.crew() as crew, stages(harness.log, crew.names, [(PLAIN, between)]):
+        names = crew.names
+        topics = [names.requests, *(names.stage(PLAIN.name, hop) for hop in between), names.responses]
+        for at in range(relays):
+            relay = Relay(kafka=harness.kafka, source=topics[at], target=topics[at + 1], ready=crew.path(f"relay-{at}.ready"))
+            await crew.program("deploy.bench.baselines", f"relay-{at}", relay)
+        async with exchange(harness.log, names) as opened:
+            return await measure(opened, crew, count)
+
+
+async def ours(harness: Harness, count: int, length: int) -> list[float]:
+    """Dispatcher and worker, on a chain of so many stages: latencies in ms."""
+    endpoint = chain(length)
+    async with graph_crew(harness, endpoint) as crew:
+        names = crew.names
+        await publish_control(harness.log, names, lanes=1, endpoint=endpoint)
+        settings = NullBackendSettings(
+            kafka=harness.kafka, prefix=names.prefix, name=WORKER, folder=crew.path("models"), ready=crew.path("worker.ready")
+        )
+        await crew.program("deploy.bench.null_backend", WORKER, settings)
+        await crew.role("dispatcher", "dispatcher")
+        async with exchange(harness.log, names) as opened:
+            return await measure(opened, crew, count)
+
+
+class Latencies(msgspec.Struct, frozen=True):
+    """Milliseconds of one side."""
+
+    p50: float
+    p99: float
+
+
+def latencies(waits_ms: list[float]) -> Latencies:
+    """Quantiles of what was measured."""
+    p50, p99 = np.quantile(waits_ms, (0.5, 0.99))
+    return Latencies(float(p50), float(p99))
+
+
+def further(short_ms: float, long_ms: float, more: int) -> float:
+    """What each of so many more steps costs."""
+    return (long_ms - short_ms) / more
+
+
+class GraphChain:
+    """The row."""
+
+    name = "graph-chain"
+    title = f"a chain of {LONG} stages against a graph of {SHORT}, null backend, {RATE_RPS:g} requests/s"
+    once = False
+    figures = (
+        Figure(key="stage", what="each further stage, p50", unit="ms", limit=1.5, baseline="each further bare aiokafka relay, one hop"),
+        Figure(
+            key="hops", what="each further stage, p50, by its hops", unit="ms", baseline="two bare aiokafka relays: the hops that a stage consists of"
+        ),
+        Figure(key="short-p99", what=f"p99, graph of {SHORT} stage", unit="ms", of_ratio=False),
+        Figure(key="long-p99", what=f"p99, chain of {LONG} stages", unit="ms", of_ratio=False),
+    )
+
+    async def measure(self, harness: Harness, scale: Scale, run: int, say: Say) -> Measured:
+        count = scale.count(COUNT)
+        graphs: dict[int, list[float]] = {SHORT: [], LONG: []}
+        relayed: dict[int, list[float]] = {FEW: [], MANY: []}
+        # There and back again: a Kafka that gets faster while its code is compiled favours neither.
+        parts = [(ours, graphs, LONG), (bare, relayed, MANY), (bare, relayed, FEW), (ours, graphs, SHORT)]
+        for at, (side, found, length) in enumerate((*parts, *reversed(parts))):
+            say(f"{length} {'stages' if side is ours else 'relays'}, {count} requests, part {at + 1} of {2 * len(parts)}")
+            found[length].extend(await side(harness, count, length))
+        short, long = latencies(graphs[SHORT]), latencies(graphs[LONG])
+        few, many = latencies(relayed[FEW]), latencies(relayed[MANY])
+        stage_ms = further(short.p50, long.p50, LONG - SHORT)
+        hop_ms = further(few.p50, many.p50, MANY - FEW)
+        samples = {
+            "stage": Sample(stage_ms, hop_ms),
+            "hops": Sample(stage_ms, 2 * hop_ms),
+            "short-p99": Sample(short.p99),
+            "long-p99": Sample(long.p99),
+        }
+        details = {f"{SHORT} stage": short, f"{LONG} stages": long, f"{FEW} relays": few, f"{MANY} relays": many}
+        return Measured(samples, {"requests": 2 * count, **{name: msgspec.to_builtins(value) for name, value in details.items()}})
