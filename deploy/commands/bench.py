@@ -37,7 +37,7 @@ from workers.host import host_name, processor_name
 
 ROWS: tuple[Row, ...] = (DispatcherCpu(), AddedLatency(), Expiry(), LateBinding(), Overload(), SpareCapacity(), Memory())
 GRAPH_ROWS: tuple[Row, ...] = (GraphCpu(), GraphJoin(), GraphChain(), GraphShadow())
-BY_NAME: dict[str, tuple[Row, ...]] = {row.name: (row,) for row in (*ROWS, *GRAPH_ROWS)} | {"graphs": GRAPH_ROWS}
+BY_NAME = dict[str, tuple[Row, ...]]({row.name: (row,) for row in (*ROWS, *GRAPH_ROWS)} | {"graphs": GRAPH_ROWS})
 RUNS = 3
 SOAK_S, SOAK_QUICK_S = 30.0, 12.0
 SHORT_SOAK_MINUTES = 10.0
