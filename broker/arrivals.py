@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from graphs.compiled import Graph
 
 from broker.log import Record
 from broker.policy.entry import Entry
+from graphs.compiled import Graph
 from graphs.tensor import Tensor
 from schemas.datatypes import Array, datatype_of, to_raw
 from schemas.errors import BadRequest, TooLarge

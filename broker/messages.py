@@ -65,7 +65,7 @@ def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Messa
         topic="" if final else names.stage(send.entry.endpoint, stage.topic),
         request_bytes=len(body),
         request_inputs=command.request_inputs,
-        tensors=tuple(TensorHead(name, tensor.datatype, tuple(tensor.shape), len(tensor.data)) for name, tensor in command.tensors.items()),
+        tensors=tuple([TensorHead(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor in command.tensors.items()]),
         outputs=None if final else stage.outputs,
         answers=stage.answers if final else {},
         path=tuple(request.run.path()) if final else (),
@@ -74,12 +74,13 @@ def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Messa
         ready_ms=int(job.ready_ms),
     )
     headers = [(WORK_HEADER, encode_order(_order(send, command.instance, epoch, part)))]
-    headers.extend((name, value) for name, value in record.headers or () if name.lower() == CONTENT_TYPE_HEADER)
+    if record.headers:
+        headers.extend((name, value) for name, value in record.headers if name.lower() == CONTENT_TYPE_HEADER)
     root = send.entry.root
     assert root is not None
     if not command.tensors:
         return root.key, record.value if body else b"", headers
-    return root.key, b"".join([body, *(tensor.data for tensor in command.tensors.values())]), headers
+    return root.key, b"".join([body, *[tensor.data for tensor in command.tensors.values()]]), headers
 
 
 def answer_message(answer: Answer, epoch: int, now_ms: float) -> Message:

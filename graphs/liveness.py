@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from graphs.commands import Cancel
@@ -26,18 +26,23 @@ def live_nodes(scope: Scope, roots: Iterable[Link]) -> set[Node]:
         live.add(node)
         state = states.get(node)
         if state is None or state.phase is Phase.WAITING:
-            left += [link.node for link in _needs(node, state) if not link.up]
+            left += _needs(node, state)
     return live
 
 
-def _needs(node: Node, state: State | None) -> list[Link]:
-    if state is None:
-        return node.links() + ([Link(0, node.copy)] if isinstance(node, ShadowNode) and node.copy else [])
-    if state.chosen is not None:
-        return [state.chosen]
-    if isinstance(node, ForEachNode) and state.detail is not None:
-        return list(node.outer)
-    return node.links()
+def _needs(node: Node, state: State | None) -> Sequence[Node]:
+    """Of a node that waits, or that nobody has asked for yet."""
+    if state is not None:
+        if state.chosen is not None:
+            return () if state.chosen.up else (state.chosen.node,)
+        if state.detail is not None and isinstance(node, ForEachNode):
+            return [link.node for link in node.outer if not link.up]
+    near = node.near
+    if near is None:
+        near = node.near = tuple(link.node for link in node.links() if not link.up)
+    if state is None and isinstance(node, ShadowNode) and node.copy:
+        return (*near, node.copy)
+    return near
 
 
 def roots(run: Run) -> list[Link]:

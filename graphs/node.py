@@ -33,6 +33,8 @@ class Node:
     main: bool = False
     consumers: list[Node] = field(default_factory=list["Node"])
     """Nodes of the same scope that have a link to this one (a for_each, where a node inside it has)."""
+    near: tuple[Node, ...] | None = None
+    """Nodes of the same scope that this one may need, once somebody has asked: looked up for every event of every run."""
 
     def links(self) -> list[Link]:
         """Every node that this one may need."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-from graphs.compiled import Graph, compile_graph
 
 from broker.policy.ladder import Ladder
+from graphs.compiled import Graph, compile_graph
 from graphs.errors import GraphInvalid
 from graphs.stage import Stage
 from schemas.catalog import Catalog, TaskSpec, variant_key
