@@ -124,7 +124,10 @@ def decode_task(value: bytes) -> TaskSpec:
 
 def decode_endpoint(value: bytes) -> EndpointSpec:
     """EndpointSpec of a catalog record. Raises msgspec.DecodeError (ValidationError) for anything else."""
-    return _decode_endpoint(value)
+    spec = _decode_endpoint(value)
+    if bool(spec.task) == (spec.graph is not None):
+        raise msgspec.ValidationError("an endpoint has a `task` or a `graph`, one of them")
+    return spec
 
 
 def catalog_key(spec: TaskSpec | EndpointSpec) -> bytes:

@@ -84,6 +84,7 @@ class CanaryBook:
         self.known: dict[Key, CanaryStatus] = {}
         self.watches: dict[Key, Watch] = {}
         self._commands: dict[str, tuple[int, CanaryCommand]] = {}
+        self._echoes: list[Written] = []
         self.problems: list[str] = []
         """What could not be done, for the log; whoever logs it empties the list."""
 
@@ -112,6 +113,9 @@ class CanaryBook:
             status = msgspec.structs.replace(status, command=before.command)
         self.known[key] = status
         if status.by != self._by and self._leading:
+            if status.phase != RUNNING:
+                # Said once more: a standing of ours may have been written after it, by a leader that did not know of it yet.
+                self._echoes.append(Written(None, msgspec.structs.replace(status, by=self._by)))
             if status.phase != RUNNING or status.judge is None:
                 self.watches.pop(key, None)
             self._align(status.endpoint)
@@ -166,7 +170,8 @@ class CanaryBook:
         """Carry out commands, and decide on every canary. What it returns counts as written."""
         if not self._leading:
             return []
-        written = [change for endpoint in list(self._commands) if (change := self._obey(endpoint, now_ms)) is not None]
+        echoes, self._echoes = self._echoes, []
+        written = echoes + [change for endpoint in list(self._commands) if (change := self._obey(endpoint, now_ms)) is not None]
         for key in list(self.watches):
             watch = self.watches[key]
             decision = watch.judge.decide()

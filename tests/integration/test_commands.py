@@ -104,7 +104,7 @@ async def test_one_wrong_document_keeps_everything_out(headrace: Run, folder: Pa
     assert code == 1
     assert refused["error"]["message"] == f"{wrong}:3: task 'fashoin' is neither in these files nor in the catalog; did you mean 'fashion'?"
     _, shown = await headrace("get", "endpoints")
-    assert shown == {"endpoints": [], "tasks": []}
+    assert shown == {"endpoints": [], "tasks": [], "running": {}}
     assert not (folder / ".headrace").exists()
 
 
