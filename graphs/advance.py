@@ -115,7 +115,7 @@ def _work(run: Run) -> None:
     """Step what was woken until nothing moves, then let go of what nobody needs."""
     while run.queue or run.dirty:
         while run.queue:
-            state = run.queue.popleft()
+            state = run.queue.pop(0)
             if state.phase is Phase.WAITING:
                 _step(run, state)
         sweep(run)

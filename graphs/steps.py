@@ -11,7 +11,8 @@ import numpy as np
 from graphs.commands import RunStage
 from graphs.conditions import Reference
 from graphs.events import StageDone
-from graphs.node import Case, Link, ShadowNode, Source, SplitterNode, StageNode, SwitchNode
+from graphs.liveness import drop
+from graphs.node import Case, Link, Node, ShadowNode, Source, SplitterNode, StageNode, SwitchNode
 from graphs.stage import Stage
 from graphs.state import Failure, Phase, Result, Scope, State, instance_name
 from graphs.tensor import Tensor
@@ -44,14 +45,16 @@ def demand(run: Run, consumer: State, link: Link) -> State | None:
 
 def settle(run: Run, state: State, end: Result | Failure) -> None:
     """The state has its end; whoever waits for it goes on."""
-    if isinstance(end, Result):
+    done = isinstance(end, Result)
+    if done:
         state.phase, state.result = Phase.DONE, end
     else:
         state.phase, state.failure = Phase.FAILED, end
     run.timed.pop(state, None)
     run.queue.extend(state.waiters)
     state.waiters = {}
-    run.dirty[state.scope] = None
+    if not done or state.node not in run.graph.outline.line:
+        run.dirty[state.scope] = None
 
 
 def fail(run: Run, state: State, message: str, code: str = BACKEND_ERROR) -> None:
@@ -114,10 +117,23 @@ def hand_over(run: Run, state: State, stage: Stage, tensors: dict[str, Tensor], 
         return
     state.phase = Phase.RUNNING
     run.flying[instance] = state
-    run.dirty[state.scope] = None
+    if state.node not in run.graph.outline.line or not _used_up(run, state.node):
+        run.dirty[state.scope] = None
     request_inputs = state.node.request_inputs if isinstance(state.node, StageNode) else {}
     shadow = state.shadow or run.finished
     run.commands.append(RunStage(instance, stage, tensors, request_inputs, final=False, shadow=shadow))
+
+
+def _used_up(run: Run, node: Node) -> bool:
+    """Forget what a stage of a line was given, without looking whom else the run still needs; False where somebody else might want it."""
+    links = node.links()
+    if any(len(link.node.consumers) > 1 for link in links):
+        return False
+    for link in links:
+        given = run.top.states.pop(link.node, None)
+        if given is not None:
+            drop(run, given, [])
+    return True
 
 
 def complete(run: Run, state: State, done: StageDone) -> None:
@@ -129,7 +145,7 @@ def complete(run: Run, state: State, done: StageDone) -> None:
     if state.shadow:
         run.shadow_steps[f"{path}\x1f{done.variant}"] = done.step
     else:
-        run.steps.add(path, done.variant, done.step, model=stage.model)
+        run.steps.add(path, done.variant, done.step, model=stage.model and bool(run.graph.measured))
     factors = state.factors
     if done.accuracy != 1.0:
         factors = {**factors, done.instance: done.accuracy}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -13,7 +13,7 @@ import numpy as np
 from broker.log import Log
 from deploy.bench import computing, mix
 from deploy.bench.computing import Played
-from deploy.bench.exchange import Exchange
+from deploy.bench.exchange import Answered, Exchange
 from deploy.bench.graph_catalog import stages
 from deploy.bench.harness import BenchmarkFailed, Crew, Harness
 from deploy.bench.prefilled import shards_of, written
@@ -74,9 +74,9 @@ class Side:
         self.completed = self.offered = self.copied = 0
         self.played: list[Played] = []
 
-    def note(self, opened: Exchange, schedule: mix.Schedule, played: Played, copied: int) -> None:
+    def note(self, waits_ms: Sequence[float], played: Played, copied: int) -> None:
         """Add an offer."""
-        self.waits_ms += [(opened.answers[key].seen_s - opened.sent_s[key]) * 1000 for key in schedule.asks if key in opened.answers]
+        self.waits_ms += waits_ms
         self.completed += played.completed
         self.offered += played.offered
         self.copied += copied
@@ -92,6 +92,11 @@ class Side:
 
     def details(self) -> dict[str, object]:
         return {"p50_ms": float(np.median(self.waits_ms)), "p99_ms": self.p99_ms, "copied": self.copied, "offers": msgspec.to_builtins(self.played)}
+
+
+def waits_ms(schedule: mix.Schedule, answers: Mapping[bytes, Answered], sent_s: Mapping[bytes, float]) -> list[float]:
+    """From the sending of each request to the reading of its answer, where there is one."""
+    return [(answers[key].seen_s - sent_s[key]) * 1000 for key in schedule.asks if key in answers]
 
 
 async def _copied(log: Log, names: Names) -> int:
@@ -118,10 +123,11 @@ class GraphShadow:
 
     async def measure(self, harness: Harness, scale: Scale, run: int, say: Say) -> Measured:
         async with harness.pinned(), stack(harness) as (crew, opened):
-            say("closed loop")
-            capacity_rps = await computing.closed_loop(harness, LOOP_S, run)
             sides: dict[tuple[float, str], Side] = {}
+            capacities_rps: dict[str, float] = {}
             for load, full_s in ((SPARE, SPARE_S), (OVER, OVER_S)):
+                say("closed loop")
+                capacity_rps = capacities_rps[f"{load:g}"] = await computing.closed_loop(harness, LOOP_S, run)
                 # There and back again, each time with the same requests: a machine that drifts favours neither.
                 for part, endpoint in enumerate((ALONE, SHADOWED, SHADOWED, ALONE)):
                     say(f"{endpoint} at {load:g} x capacity, part {part + 1} of 4")
@@ -130,7 +136,7 @@ class GraphShadow:
                     played = await computing.offer(opened, crew, schedule)
                     await asyncio.sleep(mix.TIMEOUT_MS_MAX / 1000)  # until no copy of this offer is computed any more
                     side = sides.setdefault((load, endpoint), Side())
-                    side.note(opened, schedule, played, await _copied(harness.log, crew.names) - before)
+                    side.note(waits_ms(schedule, opened.answers, opened.sent_s), played, await _copied(harness.log, crew.names) - before)
         spare, over = sides[SPARE, SHADOWED], sides[OVER, SHADOWED]
         samples = {
             "p99": Sample(spare.p99_ms, sides[SPARE, ALONE].p99_ms),
@@ -138,4 +144,4 @@ class GraphShadow:
             "copied": Sample(spare.copied / spare.offered),
         }
         details: dict[str, object] = {f"{endpoint} at {load:g}": side.details() for (load, endpoint), side in sides.items()}
-        return Measured(samples, {"capacity_rps": capacity_rps, **details})
+        return Measured(samples, {"capacities_rps": capacities_rps, **details})
