@@ -14,9 +14,10 @@ from deploy.yaml_documents import Fields
 from graphs.compiled import Graph, compile_graph
 from graphs.errors import GraphInvalid, Problem
 from graphs.node import Node, SplitterNode
-from graphs.planning import ROUNDING, Cost, Estimates
+from graphs.planning import Cost, Estimates
 from graphs.search import search
 from graphs.situation import CHOSEN, Situation, Status
+from graphs.state import ROUNDING
 from schemas.catalog import Catalog, EndpointSpec, TaskSpec, variant_key
 from schemas.graph import GraphSpec
 
@@ -177,7 +178,7 @@ def best_accuracy(graph: Graph, tasks: Mapping[str, TaskSpec]) -> float:
 
 def stage_topics(graph: GraphSpec, tasks: Mapping[str, TaskSpec]) -> list[str]:
     """The last parts of the names of the topics that the graph's stages write to."""
-    return [stage.topic for stage in compile_graph(graph, tasks).stages.values()]
+    return list(compile_graph(graph, tasks).topics)
 
 
 def _place(resolved: Resolved, path: tuple[str, ...]) -> Place:

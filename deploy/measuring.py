@@ -210,7 +210,7 @@ class AccuracyMeasurer:
             return StageFailed(command.instance, error.code, str(error))
         accuracy = self._computer.spec(key).accuracy if stage.model else 1.0
         step = PathStep(stage=stage.path, variant=key, accuracy=accuracy, accelerator="", device="", queued_ms=0, computed_ms=0, batch_size=1)
-        tensors = {name: _tensor(name, array) for name, array in outputs.items()}
+        tensors = {name: Tensor.of(name, array) for name, array in outputs.items()}
         return StageDone(command.instance, tensors, key, accuracy, step)
 
 
@@ -278,12 +278,7 @@ def request_tensors(graph: Graph) -> list[str]:
 
 def _requests(data: LabelledData) -> Iterator[tuple[dict[str, Tensor], Array]]:
     for at in range(len(data.labels)):
-        yield {name: _tensor(name, array[at : at + 1]) for name, array in data.inputs.items()}, data.labels[at : at + 1]
-
-
-def _tensor(name: str, array: Array) -> Tensor:
-    datatype = datatype_of(array)
-    return Tensor(name, datatype.name, array.shape, to_raw(array, datatype))
+        yield {name: Tensor.of(name, array[at : at + 1]) for name, array in data.inputs.items()}, data.labels[at : at + 1]
 
 
 def _digest(key: str, inputs: Mapping[str, Array], parameters: bytes) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from graphs.ceilings import Ceilings, product_of
+from graphs.ceilings import Ceilings
 from graphs.combiners import ANSWERED
 from graphs.conditions import Condition
 from graphs.declared import Declared, empty_tensors
@@ -14,6 +14,7 @@ from graphs.fanout import MISSING
 from graphs.names import Sight, split_reference
 from graphs.node import Case, CopyNode, EnsembleNode, ForEachNode, Link, Node, ShadowNode, SinkNode, Source, SplitterNode, StageNode, SwitchNode
 from graphs.stage import COMBINE_TASK, COMBINE_VARIANT, Stage
+from graphs.state import product
 from graphs.usage import main_nodes, used_tensors
 from schemas import graph as spec_of
 from schemas.catalog import TaskSpec, variant_key
@@ -63,7 +64,7 @@ class Builder:
         for node in nodes:
             if isinstance(node, SplitterNode):
                 open_to_all = bool(self._spec.measured)
-                node.ceilings = tuple(1.0 if open_to_all else product_of(ceilings.of(link.node)) for link in node.branches)
+                node.ceilings = tuple(1.0 if open_to_all else product(ceilings.of(link.node)) for link in node.branches)
 
     def _best_of(self, stage: Stage) -> float:
         task = self._tasks.get(stage.task)

@@ -8,17 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from graphs.canary import CANDIDATE, STABLE
-from schemas.graph import (
-    CanaryNode,
-    EnsembleNode,
-    ForEachNode,
-    GraphSpec,
-    Node,
-    ShadowNode,
-    SplitterNode,
-    StageNode,
-    SwitchNode,
-)
+from graphs.declared import branch_names
+from schemas.graph import CanaryNode, EnsembleNode, ForEachNode, GraphSpec, Node, StageNode, SwitchNode
 
 INSIDE = "/"
 _WORDS = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -110,17 +101,13 @@ def _needs(node: Node, nodes: Mapping[str, Node]) -> list[str]:
         return [_node_of(reference, nodes) for reference in node.inputs.values()]
     if isinstance(node, SwitchNode):
         looked_at = [_node_of(word, nodes) for case in node.cases for word in _WORDS.findall(case.when)]
-        return [*looked_at, *(case.then for case in node.cases), node.otherwise]
-    if isinstance(node, SplitterNode):
-        return [branch.then for branch in node.branches]
-    if isinstance(node, CanaryNode):
-        return [node.stable, node.candidate]
-    if isinstance(node, ShadowNode):
-        return [node.primary]
+        return [*looked_at, *branch_names(node)]
     if isinstance(node, EnsembleNode):
         return list(node.members)
-    outer = [name for inner in node.nodes.values() for name in _needs(inner, nodes)]
-    return [*(_node_of(reference, nodes) for reference in node.over.values()), *outer]
+    if isinstance(node, ForEachNode):
+        outer = [name for inner in node.nodes.values() for name in _needs(inner, nodes)]
+        return [*(_node_of(reference, nodes) for reference in node.over.values()), *outer]
+    return branch_names(node)
 
 
 def _node_of(reference: str, nodes: Mapping[str, Node]) -> str:

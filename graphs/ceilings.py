@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graphs.node import EnsembleNode, ForEachNode, Node, ShadowNode, SplitterNode, StageNode, SwitchNode
+from graphs.state import product
 
 Factors = Mapping[str, float]
 """Best accuracy of each stage that counts, by path: what two inputs share counts once."""
-
-
-def product_of(factors: Factors) -> float:
-    """The accuracy that the stages make together."""
-    accuracy = 1.0
-    for factor in factors.values():
-        accuracy *= factor
-    return accuracy
 
 
 class Ceilings:
@@ -36,14 +29,14 @@ class Ceilings:
         match node:
             case SwitchNode():
                 branches = [case.then for case in node.cases] + ([node.otherwise] if node.otherwise else [])
-                return max((self.of(link.node) for link in branches), key=product_of)
+                return max((self.of(link.node) for link in branches), key=product)
             case SplitterNode():
-                return max((self.of(link.node) for link in node.branches), key=product_of)
+                return max((self.of(link.node) for link in node.branches), key=product)
             case ShadowNode():
                 return self.of(node.primary.node) if node.primary else {}
             case EnsembleNode():
                 members = [self.of(link.node) for link in node.members]
-                return {node.path: sum(product_of(member) for member in members) / len(members)} if members else {}
+                return {node.path: sum(product(member) for member in members) / len(members)} if members else {}
             case _:
                 links = [source.link for _, source in node.over if source.link] if isinstance(node, ForEachNode) else node.links()
                 factors = {path: best for link in links for path, best in self.of(link.node).items()}

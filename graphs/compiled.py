@@ -39,6 +39,11 @@ class Graph:
         self.outline = Outline(self.nodes[spec.output])
         self._limits = {path: tuple(built.rows_max[over] for over in stage.over) for path, stage in self.stages.items()}
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """What the names of its stages' topics end with."""
+        return tuple(stage.topic for stage in self.stages.values())
+
     def knows(self, path: str, rows: str) -> bool:
         """Whether a run can have this instance."""
         limits = self._limits.get(path)

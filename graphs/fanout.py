@@ -10,7 +10,7 @@ from graphs.liveness import drop_scope
 from graphs.merging import late
 from graphs.node import ForEachNode
 from graphs.state import Failure, Phase, Result, Scope, State
-from graphs.steps import BACKEND_ERROR, demand, fail, missing, name_of, settle
+from graphs.steps import fail, name_of, settle, take
 from graphs.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -27,36 +27,11 @@ def for_each_step(run: Run, state: State) -> None:
     node = state.node
     assert isinstance(node, ForEachNode)
     if state.detail is None:
-        over = _over(run, state, node)
+        over = take(run, state, "for_each", node.over)
         if over is not None:
             _split(run, state, node, *over)
     if state.phase is Phase.WAITING and isinstance(state.detail, Rows):
         _join_if_enough(run, state, node, state.detail)
-
-
-def _over(run: Run, state: State, node: ForEachNode) -> tuple[dict[str, Tensor], dict[str, float]] | None:
-    """The tensors that are split, and the accuracies that they bring; None: not there yet, or never."""
-    tensors: dict[str, Tensor] = {}
-    factors: dict[str, float] = {}
-    waiting = False
-    for name, source in node.over:
-        if source.link is None:
-            tensor = (run.tensors if source.up < 0 else state.scope.out(source.up).row).get(source.tensor)
-        else:
-            given = demand(run, state, source.link)
-            if given is None or given.phase <= Phase.RUNNING:
-                waiting = True
-                continue
-            if given.result is None:
-                settle(run, state, given.failure or Failure(BACKEND_ERROR, "", node.path))
-                return None
-            factors |= given.result.factors
-            tensor = given.result.tensors.get(source.tensor)
-        if tensor is None:
-            fail(run, state, f"for_each {node.path!r}: {missing(source)}")
-            return None
-        tensors[name] = tensor.named(name)
-    return None if waiting else (tensors, factors)
 
 
 def _split(run: Run, state: State, node: ForEachNode, tensors: dict[str, Tensor], factors: dict[str, float]) -> None:

@@ -11,7 +11,7 @@ from graphs.path import variant_name
 from graphs.search import search
 from graphs.situation import Situation, fresh, situation
 from graphs.stage import Stage
-from graphs.state import product
+from graphs.state import ROUNDING, product
 
 if TYPE_CHECKING:
     from graphs.compiled import Graph
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 REMEMBERED_MAX = 4_096
 """Situations whose fronts are kept."""
-ROUNDING = 1e-9
-"""Products of accuracies that should equal the floor may be less by this."""
 
 
 class Cost(NamedTuple):
@@ -87,7 +85,6 @@ class Estimates:
         self.hop_ms = hop_ms
         self.fan_out = fan_out
         self._choices: dict[Stage, list[Choice]] = {}
-        self._work: dict[Stage, float] = {}
         self.names: dict[Stage, list[str]] = {}
         """Names of a stage's variants, by the choice's index."""
         self._options: dict[Situation, list[_Option]] = {}

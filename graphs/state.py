@@ -93,6 +93,10 @@ def split_instance(instance: str) -> tuple[str, str]:
     return path, rows
 
 
+ROUNDING = 1e-9
+"""Products of accuracies that should equal a floor may be less by this."""
+
+
 def product(factors: Mapping[str, float]) -> float:
     """The accuracy that the factors make together."""
     accuracy = 1.0

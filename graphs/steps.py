@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from graphs.events import StageDone
 from graphs.liveness import drop
 from graphs.node import Case, Link, Node, ShadowNode, Source, SplitterNode, StageNode, SwitchNode
 from graphs.stage import Stage
-from graphs.state import Failure, Phase, Result, Scope, State, instance_name
+from graphs.state import ROUNDING, Failure, Phase, Result, Scope, State, instance_name
 from graphs.tensor import Tensor
 from schemas.datatypes import BYTES
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from graphs.run import Run
 
 BACKEND_ERROR = "backend_error"
-ROUNDING = 1e-9
 
 
 def demand(run: Run, consumer: State, link: Link) -> State | None:
@@ -76,28 +75,34 @@ def stage_step(run: Run, state: State) -> None:
     node = state.node
     assert isinstance(node, StageNode)
     assert node.stage is not None
+    taken = take(run, state, "stage", node.tensors)
+    if taken is not None:
+        hand_over(run, state, node.stage, *taken)
+
+
+def take(run: Run, state: State, kind: str, sources: Sequence[tuple[str, Source]]) -> tuple[dict[str, Tensor], dict[str, float]] | None:
+    """The tensors that a node takes, by their names there, and the accuracies that they bring; None: not there yet, or never (it has failed)."""
     tensors: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
     waiting = False
-    for name, source in node.tensors:
+    for name, source in sources:
         if source.link is None:
-            tensor = state.scope.out(source.up).row.get(source.tensor)
+            tensor = _held(run, state.scope, source).get(source.tensor)
         else:
             given = demand(run, state, source.link)
             if given is None or given.phase <= Phase.RUNNING:
                 waiting = True
                 continue
             if given.result is None:
-                settle(run, state, given.failure or Failure(BACKEND_ERROR, "", node.path))
-                return
+                settle(run, state, given.failure or Failure(BACKEND_ERROR, "", state.node.path))
+                return None
             factors |= given.result.factors
             tensor = given.result.tensors.get(source.tensor)
         if tensor is None:
-            fail(run, state, f"stage {node.path!r}: {missing(source)}")
-            return
+            fail(run, state, f"{kind} {state.node.path!r}: {missing(source)}")
+            return None
         tensors[name] = tensor.named(name)
-    if not waiting:
-        hand_over(run, state, node.stage, tensors, factors)
+    return None if waiting else (tensors, factors)
 
 
 def missing(source: Source) -> str:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import msgspec
 
-from schemas.datatypes import BYTES, DATATYPES, Array, elements_of, from_raw
+from schemas.datatypes import BYTES, DATATYPES, Array, datatype_of, elements_of, from_raw, to_raw
 
 _LENGTH = struct.Struct("<I")
 
@@ -20,6 +20,12 @@ class Tensor(msgspec.Struct, frozen=True):
     datatype: str
     shape: tuple[int, ...]
     data: bytes | memoryview
+
+    @staticmethod
+    def of(name: str, values: Array) -> Tensor:
+        """An array's bytes. Raises ValueError for an array without datatype."""
+        datatype = datatype_of(values)
+        return Tensor(name, datatype.name, values.shape, to_raw(values, datatype))
 
     def row(self, index: int) -> Tensor:
         """Row `index` of the first axis, with a first axis of 1. Raises ValueError where there is no such row."""
