@@ -10,7 +10,6 @@ from broker.log import Record
 from broker.policy.entry import Entry
 from graphs.compiled import Graph
 from graphs.tensor import Tensor
-from schemas.datatypes import Array, datatype_of, to_raw
 from schemas.errors import BadRequest, TooLarge
 from schemas.limits import Limits
 from schemas.request import answer_type_of, read_routing, request_id_of
@@ -66,13 +65,8 @@ def open_request(payload: object, graph: Graph) -> tuple[dict[str, Any], dict[st
         return {}, {}
     record: Record = payload  # pyright: ignore[reportAssignmentType]
     decoded = decode_inputs(record.value or b"", answer_type_of(record.headers) if record.headers else JSON_TYPE, (), Limits())
-    tensors = {name: _tensor(name, array) for name, array in decoded.inputs.items() if name in graph.request_tensors}
+    tensors = {name: Tensor.of(name, array) for name, array in decoded.inputs.items() if name in graph.request_tensors}
     missing = graph.request_tensors - tensors.keys()
     if missing:
         raise BadRequest(f"input {min(missing)!r} is missing; the endpoint's graph looks at it")
     return {name: value for name, value in decoded.parameters.items() if name in graph.fields}, tensors
-
-
-def _tensor(name: str, values: Array) -> Tensor:
-    datatype = datatype_of(values)
-    return Tensor(name, datatype.name, values.shape, to_raw(values, datatype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from broker.log import Message, Record
 from broker.policy.entry import Answer, Send, Tap
 from broker.policy.graph_request import StageJob
@@ -88,12 +90,27 @@ def answer_message(answer: Answer, epoch: int, now_ms: float) -> Message:
     entry = answer.entry
     record: Record = entry.payload  # pyright: ignore[reportAssignmentType]
     content_type = answer_type_of(record.headers) if record.headers else JSON_TYPE
+    terminal = _terminal(answer, content_type, epoch, now_ms)
+    return entry.key, encode_terminal(terminal, content_type), [(CONTENT_TYPE_HEADER, content_type.encode())]
+
+
+def tap_message(tap: Tap, epoch: int, now_ms: float) -> Message:
+    """A shadow's answer, marked as such."""
+    terminal = _terminal(Answer(tap.entry, COMPLETED, tensors=tap.tensors, accuracy=tap.accuracy, path=tap.path), JSON_TYPE, epoch, now_ms)
+    # A shadow may run where the request itself was never handed out.
+    terminal = msgspec.structs.replace(terminal, attempts=max(terminal.attempts, 1))
+    headers = [(CONTENT_TYPE_HEADER, JSON_TYPE.encode()), (SHADOW_HEADER, b"true")]
+    return tap.entry.key, encode_terminal(terminal, JSON_TYPE), headers
+
+
+def _terminal(answer: Answer, content_type: str, epoch: int, now_ms: float) -> Terminal:
+    entry = answer.entry
     if answer.outcome == COMPLETED:
         error, outputs = None, [_output(tensor, content_type) for tensor in answer.tensors]
     else:
         stage = answer.stage or (SINGLE_STAGE if entry.attempts and entry.task else None)
         error, outputs = ErrorDetail(answer.code, answer.message, stage), None
-    terminal = Terminal(
+    return Terminal(
         id=entry.key.decode(),
         outcome=answer.outcome,
         endpoint=entry.endpoint,
@@ -109,29 +126,6 @@ def answer_message(answer: Answer, epoch: int, now_ms: float) -> Message:
         traceparent=entry.traceparent,
         version=TERMINAL_VERSION,
     )
-    return entry.key, encode_terminal(terminal, content_type), [(CONTENT_TYPE_HEADER, content_type.encode())]
-
-
-def tap_message(tap: Tap, epoch: int, now_ms: float) -> Message:
-    """A shadow's answer, marked as such."""
-    entry = tap.entry
-    terminal = Terminal(
-        id=entry.key.decode(),
-        outcome=COMPLETED,
-        endpoint=entry.endpoint,
-        outputs=[_output(tensor, JSON_TYPE) for tensor in tap.tensors],
-        path=list(tap.path),
-        accuracy=tap.accuracy,
-        received_ms=entry.received_ms,
-        finished_ms=int(now_ms),
-        deadline_ms=entry.deadline_ms or None,
-        attempts=max(entry.attempts, 1),
-        epoch=epoch,
-        traceparent=entry.traceparent,
-        version=TERMINAL_VERSION,
-    )
-    headers = [(CONTENT_TYPE_HEADER, JSON_TYPE.encode()), (SHADOW_HEADER, b"true")]
-    return entry.key, encode_terminal(terminal, JSON_TYPE), headers
 
 
 def _output(tensor: Tensor, content_type: str) -> OutputTensor:

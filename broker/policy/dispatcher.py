@@ -53,7 +53,7 @@ class DispatcherPolicy:
         self._quotas = Quotas(limits.tenants_max)
         self._recent = RecentIds(limits.recent_ids_max)
         self._held_bytes = 0
-        self.graphs = GraphRequests(self.fleet, settings, limits, open_request or _opaque, self._finished)
+        self.graphs = GraphRequests(self.fleet, settings, open_request or _opaque, self._conclude)
         self._checked_ms = 0.0
         self._handlers: dict[type[Any], Callable[[Any, float, Commands], None]] = {
             ev.Arrived: self._on_arrived,
@@ -85,7 +85,7 @@ class DispatcherPolicy:
                 for entry in send_waiting(pool, self.fleet.orders, self.settings, self.limits, now_ms, commands):
                     # No lane can answer it in time. Refused where no worker ever had it; else its deadline will say so.
                     if entry.root is not None:
-                        self.graphs.unsendable(entry, now_ms, commands)
+                        self.graphs.unsendable(entry, now_ms)
                     elif not entry.handed_out:
                         self._answer(entry, REJECTED, "overloaded", "by now no worker can answer it in time: more urgent work came first", commands)
         for send in commands.sends:
@@ -95,8 +95,7 @@ class DispatcherPolicy:
 
     def next_wake_ms(self) -> float | None:
         """When a deadline falls due next, or a graph wants to be looked at."""
-        due_ms, wake_ms = self._expiry.next_ms(), self.graphs.next_wake_ms()
-        return min(due_ms, wake_ms) if due_ms is not None and wake_ms is not None else due_ms if wake_ms is None else wake_ms
+        return min((at_ms for at_ms in (self._expiry.next_ms(), self.graphs.next_wake_ms()) if at_ms is not None), default=None)
 
     def commits(self) -> dict[int, tuple[int, str]]:
         """(offset, metadata) by shard."""
@@ -193,16 +192,17 @@ class DispatcherPolicy:
         if entry.deadline_ms <= now_ms:
             return "infeasible_deadline", f"the deadline passed {now_ms - entry.deadline_ms:.0f} ms before the request was read"
         if endpoint.graph is not None:
-            return self._admit_to_graph(entry, shard, now_ms, commands)
+            replayed = shard.replayed.pop(entry.key, ())
+            compiled = self.fleet.graphs.of(entry.endpoint)
+            return self._full(len(self.graphs), "run on graphs") or self.graphs.start(entry, compiled, replayed, now_ms, commands)
         pool = self.fleet.pool(entry.task)
-        if pool.waiting.count >= self.limits.waiting_max or self._held_bytes + self.graphs.held_bytes > self.limits.waiting_bytes_max:
-            return "overloaded", f"{pool.waiting.count} requests wait, the limit is {self.limits.waiting_max}"
-        return judge(entry, pool, self.settings, now_ms)
+        return self._full(pool.waiting.count, "wait") or judge(entry, pool, self.settings, now_ms)
 
-    def _admit_to_graph(self, entry: Entry, shard: Shard, now_ms: float, commands: Commands) -> tuple[str, str] | None:
-        if len(self.graphs) >= self.limits.waiting_max or self._held_bytes + self.graphs.held_bytes > self.limits.waiting_bytes_max:
-            return "overloaded", f"{len(self.graphs)} requests run on graphs, the limit is {self.limits.waiting_max}"
-        return self.graphs.start(entry, self.fleet.graphs.of(entry.endpoint), shard.replayed.pop(entry.key, ()), now_ms, commands)
+    def _full(self, held: int, what: str) -> tuple[str, str] | None:
+        """Whether a request more would be one too many, beside so many that do `what`."""
+        if held < self.limits.waiting_max and self._held_bytes + self.graphs.held_bytes <= self.limits.waiting_bytes_max:
+            return None
+        return "overloaded", f"{held} requests {what}, the limit is {self.limits.waiting_max}"
 
     # -- answers
 
@@ -236,10 +236,6 @@ class DispatcherPolicy:
                 shard.replayed.setdefault(key, []).append((record, value))
             else:
                 self.graphs.observe(key, record, value, now_ms, commands)
-
-    def _finished(self, answer: Answer, commands: Commands) -> None:
-        """A graph has its request's answer."""
-        self._conclude(answer, commands)
 
     def _finish(self, entry: Entry, shard: Shard) -> None:
         """The request's terminal record is in the log, or it is another dispatcher's from now on: forget it."""
@@ -294,7 +290,7 @@ class DispatcherPolicy:
             commands.dead_letters.append(DeadLetter(entry, f"attempts_exhausted: {entry.attempts} attempts, the last one because {reason}"))
             return
         if entry.root is not None:
-            self.graphs.retry(entry, now_ms, commands)
+            self.graphs.retry(entry, now_ms)
             return
         refusal = self._resolve(entry)
         if refusal is not None:
@@ -377,7 +373,7 @@ class DispatcherPolicy:
         waiting = self.fleet.observe_catalog(event.catalog)
         for entry in waiting:
             if entry.root is not None:
-                self.graphs.retry(entry, now_ms, commands)
+                self.graphs.retry(entry, now_ms)
                 continue
             refusal = self._resolve(entry)
             if refusal is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
-from graphs.commands import RunStage
+from graphs.commands import Command, RunStage
 from graphs.compiled import Graph
+from graphs.state import split_instance
 
 KEPT = 256
 """Fan-outs remembered for each for_each."""
@@ -25,13 +25,12 @@ class FanOut:
         self._seen: dict[tuple[str, str], deque[int]] = {}
         self._upper: dict[tuple[str, str], float] = {}
 
-    def learn(self, endpoint: str, commands: Sequence[Any]) -> None:
+    def learn(self, endpoint: str, commands: Sequence[Command]) -> None:
         """Count the rows that one step of a request starts."""
         rows: dict[str, set[str]] = {}
         for command in commands:
-            if isinstance(command, RunStage) and "#" in command.instance:
-                path, _, row = command.instance.rpartition("#")
-                rows.setdefault(path.rpartition("/")[0], set()).add(row)
+            if isinstance(command, RunStage) and command.stage.over:
+                rows.setdefault(command.stage.over[-1], set()).add(split_instance(command.instance)[1])
         for path, found in rows.items():
             if len(found) > 1:
                 key = (endpoint, path)

@@ -93,8 +93,7 @@ class GraphCosts:
         if not begun or planned[0] is None:
             return None
         task = self._fleet.graphs.ladder_of(begun[0].stage)
-        ladder = self._fleet.ladders[task]
-        rung = min(ladder.rung(planned[0].accuracy_min), len(ladder.keys) - 1)
+        rung = self._fleet.ladders[task].least(planned[0].accuracy_min)
         probe = Entry(
             entry.key, entry.shard, -1, entry.received_ms, entry.endpoint, None, None, None, entry.priority, entry.tenant, entry.rows, 0, None,
             task=task, rung=rung, deadline_ms=entry.deadline_ms, work_ms=plan.work_ms,

@@ -19,9 +19,9 @@ from graphs.compiled import Graph
 from graphs.events import Answered, Event, StageFailed, Started, Woken
 from graphs.planning import plan_stage
 from graphs.run import Run, advance
+from graphs.state import ROUNDING
 from graphs.tensor import Tensor
 from schemas.errors import RequestError
-from schemas.limits import Limits
 from schemas.stage import StageRecord
 from schemas.terminal import COMPLETED, EXPIRED, FAILED
 from schemas.work import order_name
@@ -32,14 +32,13 @@ OpenRequest = Callable[[object, Graph], Opened]
 """(payload, graph) -> the request's parameters and tensors that the graph looks at. Raises RequestError."""
 Finished = Callable[[Answer, Commands], None]
 SHADOW_GRACE_MS = 1_000.0
-ROUNDING = 1e-9
 
 
 class GraphRequests:
     """All of one dispatcher. Answers go through `finished`, so that there is one place that ends requests."""
 
-    def __init__(self, fleet: Fleet, settings: DispatcherSettings, limits: Limits, open_request: OpenRequest, finished: Finished) -> None:
-        self._fleet, self._settings, self._limits = fleet, settings, limits
+    def __init__(self, fleet: Fleet, settings: DispatcherSettings, open_request: OpenRequest, finished: Finished) -> None:
+        self._fleet, self._settings = fleet, settings
         self._open_request, self._finished = open_request, finished
         self.fan_out = FanOut()
         self._costs = GraphCosts(fleet, settings, self.fan_out)
@@ -65,7 +64,7 @@ class GraphRequests:
     def stage_topics(self) -> set[tuple[str, str]]:
         """(endpoint, stage as topics name it) of all that runs, whatever the catalog says by now."""
         graphs = {(request.endpoint, request.revision): request.graph for request in self._requests.values()}
-        return {(endpoint, stage.topic) for (endpoint, _), graph in graphs.items() for stage in graph.stages.values()}
+        return {(endpoint, topic) for (endpoint, _), graph in graphs.items() for topic in graph.topics}
 
     # -- a request's life
 
@@ -112,7 +111,7 @@ class GraphRequests:
             self._let_go(stage)
         request.held_bytes += len(value)
         self.held_bytes += len(value)
-        if record.error_code == "deadline_exceeded" and stage is not None and self._again(request, stage, now_ms, commands):
+        if record.error_code == "deadline_exceeded" and stage is not None and self._again(request, stage, now_ms):
             return
         self._advance(request, event_of(record, value), now_ms, commands)
 
@@ -138,18 +137,18 @@ class GraphRequests:
             message = f"{entry.attempts} attempts were lost with their workers"
             self._advance(request, StageFailed(entry.instance, "attempts_exhausted", message), now_ms, commands)
 
-    def retry(self, entry: Entry, now_ms: float, commands: Commands) -> None:
+    def retry(self, entry: Entry, now_ms: float) -> None:
         """A stage's order was lost, or what it waited in is no more: plan what is left of its request, and wait again."""
         request = self._request_of(entry)
         if request is None:
             entry.state = State.DONE
-        elif not self._again(request, entry, now_ms, commands):
+        elif not self._again(request, entry, now_ms):
             self._drop(request, entry)
 
-    def unsendable(self, entry: Entry, now_ms: float, commands: Commands) -> None:
+    def unsendable(self, entry: Entry, now_ms: float) -> None:
         """No lane can answer the stage in time: a faster combination may, else the request is dropped early (Loki, opportunistic rerouting)."""
         before = entry.rung, entry.deadline_ms
-        self.retry(entry, now_ms, commands)
+        self.retry(entry, now_ms)
         request = self._request_of(entry)
         if entry.state == State.WAITING and request is not None and (entry.rung >= before[0] and entry.deadline_ms <= before[1]):
             self._let_go(entry)
@@ -284,7 +283,7 @@ class GraphRequests:
         if not self._place(request, entry, now_ms):
             self._drop(request, entry)
 
-    def _again(self, request: GraphRequest, entry: Entry, now_ms: float, commands: Commands) -> bool:
+    def _again(self, request: GraphRequest, entry: Entry, now_ms: float) -> bool:
         return not request.dropped and self._place(request, entry, now_ms)
 
     def _place(self, request: GraphRequest, entry: Entry, now_ms: float) -> bool:
@@ -302,7 +301,7 @@ class GraphRequests:
             plan = plan_stage(run, entry.instance, estimates, left_ms)
             if plan is None:
                 return False
-            entry.rung = min(ladder.rung(plan.accuracy_min), len(ladder.keys) - 1)
+            entry.rung = ladder.least(plan.accuracy_min)
             entry.deadline_ms = int(request.entry.deadline_ms - plan.rest_ms)
         pool = fleet.pool(entry.task)
         request.stages[entry.instance] = entry

@@ -9,6 +9,7 @@ from graphs.compiled import Graph, compile_graph
 from graphs.errors import GraphInvalid
 from graphs.stage import Stage
 from schemas.catalog import Catalog, TaskSpec, variant_key
+from schemas.graph import GraphSpec
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -24,23 +25,29 @@ class Graphs:
 
     def __init__(self) -> None:
         self._compiled: dict[str, Compiled] = {}
+        self._seen = Catalog()
         self._ladders: dict[tuple[str, tuple[str, ...]], str] = {}
         """The ladder's name by (task, variant keys that a stage allows)."""
 
     def observe(self, catalog: Catalog) -> None:
         """Compile what the catalog holds now; a graph that does not fit its tasks any more says so to whoever calls it."""
+        seen, self._seen = self._seen, Catalog(dict(catalog.tasks), dict(catalog.endpoints))
+        # A canary's share moves every few minutes: that must not compile every graph there is while requests wait.
+        kept = self._compiled if seen.tasks == catalog.tasks else {}
         self._compiled = {}
         for name, endpoint in catalog.endpoints.items():
-            if endpoint.graph is None:
-                continue
-            try:
-                graph = compile_graph(endpoint.graph, catalog.tasks)
-            except GraphInvalid as error:
-                self._compiled[name] = Compiled(endpoint.revision, None, str(error))
-                continue
-            self._compiled[name] = Compiled(endpoint.revision, graph)
-            for stage in graph.stages.values():
-                self._name(stage, catalog)
+            if endpoint.graph is not None:
+                known = kept.get(name) if seen.endpoints.get(name) == endpoint else None
+                self._compiled[name] = known or self._compile(endpoint.graph, endpoint.revision, catalog)
+
+    def _compile(self, spec: GraphSpec, revision: int, catalog: Catalog) -> Compiled:
+        try:
+            graph = compile_graph(spec, catalog.tasks)
+        except GraphInvalid as error:
+            return Compiled(revision, None, str(error))
+        for stage in graph.stages.values():
+            self._name(stage, catalog)
+        return Compiled(revision, graph)
 
     def of(self, endpoint: str) -> Compiled:
         """The present graph of an endpoint that has one."""
@@ -50,7 +57,7 @@ class Graphs:
     def stage_topics(self) -> set[tuple[str, str]]:
         """(endpoint, stage as topics name it) of every present graph."""
         found = {name: compiled.graph for name, compiled in self._compiled.items() if compiled.graph is not None}
-        return {(name, stage.topic) for name, graph in found.items() for stage in graph.stages.values()}
+        return {(name, topic) for name, graph in found.items() for topic in graph.topics}
 
     def ladder_of(self, stage: Stage) -> str:
         """The task's own ladder, or that of the variants which the stage allows."""

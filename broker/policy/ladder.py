@@ -30,6 +30,10 @@ class Ladder:
                 self._rungs[floor] = rung
         return rung
 
+    def least(self, accuracy: float) -> int:
+        """As `rung`, but the most accurate variant where none is as accurate as that; not of a ladder without variants."""
+        return min(self.rung(accuracy), len(self.keys) - 1)
+
     @property
     def best(self) -> float:
         """The highest accuracy; 0 where the task has no variant."""

@@ -21,7 +21,7 @@ def needed_topics(catalog: Catalog, names: Names) -> dict[str, set[str]]:
             graph = compile_graph(endpoint.graph, catalog.tasks)
         except GraphInvalid:
             continue
-        found[name] = {names.stage(name, stage.topic) for stage in graph.stages.values()}
+        found[name] = {names.stage(name, topic) for topic in graph.topics}
     return found
 
 

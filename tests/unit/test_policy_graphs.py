@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from policy_graph_stage import GraphStage, probs
+import msgspec
+from policy_graph_stage import GraphStage, catalog_of, probs
 from policy_stage import report
 
 from broker.policy import events as ev
+from broker.policy.graphs import Graphs
+from schemas.catalog import Catalog
 from schemas.graph import Case, EnsembleNode, ForEachNode, GraphSpec, ShadowNode, StageNode, SwitchNode
 from schemas.telemetry import Departed
 
@@ -186,3 +189,20 @@ def test_a_floor_that_no_path_reaches_and_a_deadline_that_none_makes_are_refused
         (b"hurry", "rejected", "infeasible_deadline"),
     ]
     assert stage.left() == EMPTY
+
+
+def test_a_graph_is_compiled_anew_only_where_it_or_a_task_has_changed() -> None:
+    graphs, catalog = Graphs(), catalog_of(CHAIN)
+    graphs.observe(catalog)
+    first = graphs.of("garment")
+    moved = msgspec.structs.replace(catalog.endpoints["garment"], name="other")
+    graphs.observe(Catalog(dict(catalog.tasks), catalog.endpoints | {"other": moved}))
+    assert graphs.of("garment") is first
+    assert graphs.of("other").graph is not None
+    graphs.observe(catalog_of(ENSEMBLE, revision=2))
+    assert graphs.of("garment").revision == 2
+    second = graphs.of("garment")
+    less = msgspec.structs.replace(catalog.tasks["fashion"], variants=catalog.tasks["fashion"].variants[1:])
+    graphs.observe(Catalog(catalog_of(ENSEMBLE).tasks | {"fashion": less}, catalog_of(ENSEMBLE, revision=2).endpoints))
+    assert graphs.of("garment") is not second
+    assert "linear" in graphs.of("garment").problem
