@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("schemas", "graphs", "broker", "workers", "scaler", "deploy")
-POLICIES = ("broker.policy", "workers.policy", "scaler.policy")
+POLICIES = ("broker.policy", "workers.policy", "scaler.policy", "scaler.optimizers", "scaler.simulator")
 SHELLS = ("broker", "workers", "scaler")
 SEAMS = ("broker.log", "broker.role")
 """Protocols without code: what every shell may name."""
@@ -23,7 +23,7 @@ CLOCKS_AND_CHANCE = {"datetime", "random", "secrets", "time", "uuid"}
 OUTSIDE = {"http", "io", "logging", "os", "pathlib", "shutil", "signal", "socket", "ssl", "subprocess", "sys", "tempfile", "urllib", "warnings"}
 LOOPS_AND_THREADS = {"asyncio", "concurrent", "contextvars", "multiprocessing", "queue", "select", "selectors", "threading"}
 IMPURE = CLOCKS_AND_CHANCE | OUTSIDE | LOOPS_AND_THREADS
-PURE_LIBRARIES = {"msgspec", "numpy", "simpleeval"}
+PURE_LIBRARIES = {"msgspec", "numpy", "simpleeval", "highspy", "scipy", "statsmodels"}
 OWNERS = {
     "aiokafka": ("broker.kafka",),
     "redis": ("broker.redis_store",),
@@ -44,6 +44,11 @@ OWNERS = {
     "click": ("deploy.cli", "deploy.commands"),
     "rich": ("deploy.commands", "deploy.demo", "deploy.bench"),
     "uvloop": ("deploy",),
+    "highspy": ("scaler.optimizers",),
+    "scipy": ("scaler",),
+    "statsmodels": ("scaler.policy",),
+    "matplotlib": ("deploy",),
+    "jinja2": ("deploy",),
 }
 """Library -> the modules (or packages, or module name prefixes) that may import it."""
 

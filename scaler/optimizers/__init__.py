@@ -1,0 +1,1 @@
+"""Optimizers: plug-ins that turn a snapshot into a plan. Pure."""

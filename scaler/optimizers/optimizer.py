@@ -1,0 +1,73 @@
+"""What an optimizer is: `propose(snapshot, limits) -> proposal`, found by name through the entry-point group `headrace.optimizers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from scaler.optimizers.snapshot import Snapshot
+from schemas.plan import Binding
+
+ENTRY_POINTS = "headrace.optimizers"
+OPTIMAL, FEASIBLE, FALLBACK, INFEASIBLE = "optimal", "feasible", "fallback", "infeasible"
+
+
+class Limits:
+    """What a proposal may take. The caller owns the clock, so that an optimizer needs none of its own."""
+
+    __slots__ = ("_clock_s", "_until_s", "seed")
+
+    def __init__(self, *, time_s: float, seed: int, clock_s: Callable[[], float]) -> None:
+        self.seed = seed
+        self._clock_s = clock_s
+        self._until_s = clock_s() + time_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left; whoever has none returns the best that it has."""
+        return max(self._until_s - self._clock_s(), 0.0)
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the proposal is what it is."""
+
+    status: str
+    """optimal, feasible (time ran out, or a heuristic), fallback (a simpler rule decided) or infeasible (demand had to be cut)."""
+    objective: float = 0.0
+    """In the optimizer's own unit, named in `bound_by` or its documentation."""
+    gap: float | None = None
+    """Relative distance to the best bound, where a solver knows one."""
+    bound_by: tuple[str, ...] = ()
+    """What kept it from being better, most important first: "cpu workers are full", "floor 0.93 of shop leaves one variant"."""
+    served: dict[str, float] = {}
+    """By endpoint: the part of its forecast that this plan can serve in time."""
+    accuracy: dict[str, float] = {}
+    """By endpoint: effective accuracy (served) that this plan expects."""
+    load: dict[str, float] = {}
+    """By worker type: the part of its capacity that is used."""
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan without an epoch."""
+
+    bindings: tuple[Binding, ...]
+    """One for each worker that is to host something."""
+    shares: dict[str, dict[str, float]] = {}
+    """By task: the part of its requests that each variant key should answer; a task that is missing leaves it to the dispatcher."""
+    budgets: dict[str, dict[str, float]] = {}
+    """By endpoint: milliseconds for each stage."""
+    explanation: Explanation
+
+
+class Optimizer(Protocol):
+    """Pure: the same snapshot, seed and enough time give the same proposal."""
+
+    name: str
+    source: str
+    """Paper and section; "Headrace" for ours."""
+
+    def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
+        """Never later than the limit. Raises nothing for any snapshot that is well formed: what cannot be met is cut, and said."""
+        ...

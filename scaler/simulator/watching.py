@@ -1,0 +1,56 @@
+"""What the simulator tells its checkers, as it happens; a checker believes nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from broker.policy.entry import Send
+from schemas.plan import Plan
+from schemas.terminal import PathStep
+
+
+class Watcher(Protocol):
+    """Called in the order of virtual time. Must be cheap: it sees every request."""
+
+    def offered(self, at_ms: float, key: bytes, shard: int, offset: int, endpoint: str, floor: float, deadline_ms: int) -> None:
+        """A request record is in the log."""
+        ...
+
+    def sent(self, at_ms: float, dispatcher: str, send: Send) -> None:
+        """A dispatcher wrote an order to a lane."""
+        ...
+
+    def computing(self, at_ms: float, worker: str, incarnation: int, variant: str, orders: Sequence[str], rows: int) -> None:
+        """A worker's device began a batch; `orders` by name."""
+        ...
+
+    def hosted(self, at_ms: float, worker: str, incarnation: int, ready: dict[str, int], memory_bytes: int) -> None:
+        """What a worker hosts has changed: bytes by ready variant, and all that is in memory."""
+        ...
+
+    def terminal(
+        self, at_ms: float, key: bytes, shard: int, outcome: str, accuracy: float | None, finished_ms: float, by: str, path: Sequence[PathStep]
+    ) -> None:
+        """A terminal record is in the log; the first of a key is the answer, later ones are seen by nobody."""
+        ...
+
+    def committed(self, at_ms: float, dispatcher: str, shard: int, offset: int, metadata: str) -> None:
+        """A dispatcher committed its watermark."""
+        ...
+
+    def planned(self, at_ms: float, plan: Plan) -> None:
+        """A plan was published."""
+        ...
+
+    def worker(self, at_ms: float, name: str, incarnation: int, alive: bool) -> None:  # noqa: FBT001 - a fact, told by position as all others
+        """A worker started or died."""
+        ...
+
+    def dispatcher(self, at_ms: float, name: str, alive: bool) -> None:  # noqa: FBT001 - as above
+        """A dispatcher started or died."""
+        ...
+
+    def ended(self, at_ms: float) -> None:
+        """The run is over: every deadline has passed, and a time more."""
+        ...
