@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from graphs.building import Builder
 from graphs.errors import GraphInvalid
+from graphs.line_steps import LineStep, line_steps
 from graphs.node import EnsembleNode, Link, Node, ShadowNode, SinkNode, StageNode
 from graphs.outline import Outline
 from graphs.path import Combination
@@ -37,6 +38,8 @@ class Graph:
         self.final: str | None = self._final()
         """Path of the stage whose completion is always the whole answer; None: it depends, ask `Run.is_final`."""
         self.outline = Outline(self.nodes[spec.output])
+        self.line: tuple[LineStep, ...] | None = None if self.measured else line_steps(self.nodes[spec.output], self.outline.order)
+        """Its stages, where one follows the other and nothing else has to be decided."""
         self._limits = {path: tuple(built.rows_max[over] for over in stage.over) for path, stage in self.stages.items()}
 
     @property

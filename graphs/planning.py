@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from graphs.labels import Choice, Label
+from graphs.line import Line
 from graphs.liveness import serves_answer
+from graphs.node import Node
 from graphs.path import variant_name
 from graphs.search import search
-from graphs.situation import Situation, fresh, situation
+from graphs.situation import Situation, ahead, fresh, situation
 from graphs.stage import Stage
 from graphs.state import ROUNDING, product
 
@@ -65,12 +68,23 @@ class Offer(NamedTuple):
     """The fastest that keeps the floor; None: nothing does."""
 
 
+class _Rest(NamedTuple):
+    """What can come with and after a variant of the planned stage."""
+
+    after_ms: float
+    """After it."""
+    total_ms: float
+    """From now to the answer, whatever runs beside it."""
+    work_ms: float
+    accuracy: float
+    """Of the whole path."""
+
+
 class _Option(NamedTuple):
-    """A variant of the planned stage with the rests that go with it, the fastest first."""
+    """A variant of the planned stage with the rests that go with it, the one that leaves it most time first."""
 
     own: Choice
-    rests: list[tuple[float, float, float, float]]
-    """(after it, whatever else runs, work, accuracy of the path)."""
+    rests: list[_Rest]
 
 
 class Estimates:
@@ -88,6 +102,8 @@ class Estimates:
         self.names: dict[Stage, list[str]] = {}
         """Names of a stage's variants, by the choice's index."""
         self._options: dict[Situation, list[_Option]] = {}
+        self._lines: dict[Node | Graph, list[_Option]] = {}
+        """Of graphs as a whole, and from a stage of a line on."""
 
     def choices(self, stage: Stage) -> list[Choice]:
         """The variants of a stage, with the work of all its rows; a Python task that nobody has figures of costs nothing."""
@@ -113,6 +129,20 @@ class Estimates:
             found = self._options[where] = _options(self, where, search(where, self))
         return found
 
+    def ahead(self, graph: Graph, node: Node) -> list[_Option]:
+        """From a stage of a line on."""
+        found = self._lines.get(node)
+        if found is None:
+            found = self._lines[node] = self.options(ahead(graph, node))
+        return found
+
+    def whole(self, graph: Graph) -> list[_Option]:
+        """Of a request that has not started."""
+        found = self._lines.get(graph)
+        if found is None:
+            found = self._lines[graph] = self.options(fresh(graph))
+        return found
+
 
 def _options(estimates: Estimates, where: Situation, labels: list[tuple[float, Label]]) -> list[_Option]:
     stage = getattr(where.target, "stage", None)
@@ -125,17 +155,27 @@ def _options(estimates: Estimates, where: Situation, labels: list[tuple[float, L
     if where.apart:
         rests = sorted(by_variant.get(-1, []))
         return [
-            _Option(choice, [(after, now, work + choice.work_ms, accuracy * choice.accuracy) for after, now, work, accuracy in rests])
+            _option(choice, [(after, beside, work + choice.work_ms, accuracy * choice.accuracy) for after, beside, work, accuracy in rests])
             for choice in order
         ]
-    return [_Option(choice, sorted(by_variant[choice.number])) for choice in order if choice.number in by_variant]
+    return [_option(choice, sorted(by_variant[choice.number])) for choice in order if choice.number in by_variant]
 
 
-def plan_stage(run: Run, instance: str, estimates: Estimates, left_ms: float) -> StagePlan | None:
+def _option(own: Choice, rests: list[tuple[float, float, float, float]]) -> _Option:
+    """From (after it, whatever else runs, work, accuracy)."""
+    return _Option(
+        own, [_Rest(max(after, 0.0), max(own.time_ms + max(after, 0.0), beside), work, accuracy) for after, beside, work, accuracy in rests]
+    )
+
+
+def plan_stage(run: Run | Line, instance: str, estimates: Estimates, left_ms: float) -> StagePlan | None:
     """What an instance that has been given out by `RunStage` has to keep to, with `left_ms` to the deadline; None: nothing keeps the floor in that.
 
     Plans of other instances count on what is planned here. A shadow's copy has no floor and no deadline of its own.
     """
+    if isinstance(run, Line):
+        found = run.step_of(instance)
+        return None if found is None else _planned(estimates.ahead(run.graph, found[0].node), run.floor, found[1], left_ms)
     state = run.flying.get(instance)
     if state is None:
         return None
@@ -145,28 +185,25 @@ def plan_stage(run: Run, instance: str, estimates: Estimates, left_ms: float) ->
         return None if fastest is None else StagePlan(0.0, 0.0, fastest.time_ms, fastest.work_ms, 0.0)
     where = situation(run, state)
     before = product(state.factors) if where.apart else 1.0
-    plan = _least(estimates.options(where), (run.floor - ROUNDING) / before, left_ms)
+    plan = _planned(estimates.options(where), run.floor, before, left_ms)
     if plan is not None:
         run.plan(instance, plan.accuracy_min)
         run.planned_combinations = _left(run, where, stage, estimates, plan.accuracy_min)
-        if before != 1.0:
-            plan = plan._replace(accuracy=plan.accuracy * before)
     return plan
 
 
-def _least(options: list[_Option], floor: float, left_ms: float) -> StagePlan | None:
-    """The least accurate variant for which it, and every more accurate one, has a rest that keeps the floor."""
+def _planned(options: list[_Option], whole_floor: float, before: float, left_ms: float) -> StagePlan | None:
+    """The least accurate variant for which it, and every more accurate one, has a rest that keeps the floor; `before`: accuracy of what is done."""
+    floor = (whole_floor - ROUNDING) / max(before, ROUNDING)
     best: StagePlan | None = None
-    for option in reversed(options):
+    for own, rests in reversed(options):
         keeps = False
-        for after, other, work, accuracy in option.rests:
-            if accuracy < floor:
-                continue
-            keeps = True
-            total = max(option.own.time_ms + max(after, 0.0), other)
-            if total <= left_ms:
-                best = StagePlan(option.own.accuracy, max(after, 0.0), total, work, accuracy)
-                break
+        for after_ms, total_ms, work_ms, accuracy in rests:
+            if accuracy >= floor:
+                keeps = True
+                if total_ms <= left_ms:
+                    best = StagePlan(own.accuracy, after_ms, total_ms, work_ms, accuracy * before)
+                    break
         if not keeps:
             break
     return best
@@ -185,26 +222,29 @@ def _left(run: Run, where: Situation, stage: Stage, estimates: Estimates, accura
 
 def plan_graph(graph: Graph, floor: float, estimates: Estimates, left_ms: float) -> GraphPlan | None:
     """What a request that arrives now would take; None: no choice keeps the floor in `left_ms`."""
-    return _whole(estimates.options(fresh(graph)), floor, left_ms)
+    return _whole(estimates.whole(graph), floor, left_ms)
 
 
-def plan_run(run: Run, estimates: Estimates, left_ms: float) -> GraphPlan | None:
+def plan_run(run: Run | Line, estimates: Estimates, left_ms: float) -> GraphPlan | None:
     """What a request that has just started will take, on the branches that its splitters have taken; None: no choice keeps its floor in `left_ms`."""
-    where = situation(run, None) if run.graph.outline.splits else fresh(run.graph)
-    return _whole(estimates.options(where), run.floor, left_ms)
+    if isinstance(run, Line) or not run.graph.outline.splits:
+        return _whole(estimates.whole(run.graph), run.floor, left_ms)
+    return _whole(estimates.options(situation(run, None)), run.floor, left_ms)
 
 
 def _whole(options: list[_Option], floor: float, left_ms: float) -> GraphPlan | None:
-    rests = [rest for option in options for rest in option.rests]
-    feasible = [rest for rest in rests if rest[3] >= floor - ROUNDING and rest[1] <= left_ms]
-    if not feasible:
-        return None
-    return GraphPlan(min(rest[1] for rest in feasible), min(rest[2] for rest in feasible), max(rest[3] for rest in feasible))
+    total_ms, least_work_ms, best_accuracy = inf, inf, -1.0
+    for option in options:
+        for rest in option.rests:
+            if rest.accuracy >= floor - ROUNDING and rest.total_ms <= left_ms:
+                total_ms, least_work_ms = min(total_ms, rest.total_ms), min(least_work_ms, rest.work_ms)
+                best_accuracy = max(best_accuracy, rest.accuracy)
+    return GraphPlan(total_ms, least_work_ms, best_accuracy) if best_accuracy >= 0.0 else None
 
 
 def best(graph: Graph, floor: float, estimates: Estimates, left_ms: float) -> Offer | None:
     """What a new request could be offered; None: some stage has no variant at all."""
-    return _offer(estimates.options(fresh(graph)), floor, left_ms)
+    return _offer(estimates.whole(graph), floor, left_ms)
 
 
 def best_rest(run: Run, instance: str, estimates: Estimates, left_ms: float) -> Offer | None:
@@ -222,7 +262,7 @@ def best_rest(run: Run, instance: str, estimates: Estimates, left_ms: float) -> 
 
 
 def _offer(options: list[_Option], floor: float, left_ms: float) -> Offer | None:
-    rated = [(max(option.own.time_ms + max(after, 0.0), other), accuracy) for option in options for after, other, _, accuracy in option.rests]
+    rated = [(rest.total_ms, rest.accuracy) for option in options for rest in option.rests]
     if not rated:
         return None
     in_time = max((accuracy for total, accuracy in rated if total <= left_ms), default=None)

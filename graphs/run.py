@@ -8,7 +8,7 @@ from typing import Any
 from graphs.advance import advance
 from graphs.commands import Command
 from graphs.compiled import Graph
-from graphs.events import StageDone
+from graphs.events import Event, StageDone
 from graphs.liveness import is_final
 from graphs.node import Node
 from graphs.path import Path, variant_name
@@ -67,6 +67,10 @@ class Run:
         """Variant that an instance at a worker was sent with."""
         self.planned_combinations: tuple[str, ...] = ()
         """Measured combinations that planning left open."""
+
+    def advance(self, event: Event, now_ms: float) -> list[Command]:
+        """Let the event happen."""
+        return advance(self, event, now_ms)
 
     @property
     def idle(self) -> bool:

@@ -50,12 +50,16 @@ def fresh(graph: Graph) -> Situation:
     return Situation(graph, None, (), tuple(graph.measured))
 
 
+def ahead(graph: Graph, node: Node) -> Situation:
+    """Seen from a stage of a line: what lies ahead has not been asked for, and what lies behind no longer matters."""
+    return Situation(graph, node, ((node, _AHEAD),), (), apart=True)
+
+
 def situation(run: Run, target: State | None) -> Situation:
     """Of a run, seen from a stage that is to be planned (None: as a whole). Other rows of the for_eaches around it count as rows like this one."""
     outline = run.graph.outline
     if target is not None and target.node in outline.line and not run.graph.measured:
-        # What lies ahead has not been asked for, and what lies behind no longer matters.
-        return Situation(run.graph, target.node, ((target.node, _AHEAD),), (), apart=True)
+        return ahead(run.graph, target.node)
     scopes: dict[ForEachNode | None, Scope] = _scopes(outline, target) if target else {None: run.top}
     known: dict[Node, Status] = {}
     left, seen = [outline.output], set[Node]()
