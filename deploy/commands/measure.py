@@ -8,20 +8,18 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from deploy.catalog_files import CatalogFiles, load_catalog_files
 from deploy.catalog_tasks import COMBINE
 from deploy.commands.command import Command, option
-from deploy.commands.output import Output
+from deploy.commands.output import Output, with_progress, write_json
 from deploy.configuration import Connection
 from deploy.graph_resolution import graph_of_task
 from deploy.measuring import AccuracyMeasurer, MeasuredCombination, StageComputer, read_data, request_tensors
 from deploy.suggestions import did_you_mean
 from graphs.compiled import compile_graph
 from schemas.catalog import EndpointSpec, TaskSpec
-from schemas.errors import CatalogError, HeadraceError
+from schemas.errors import CatalogError
 from schemas.names import ACCELERATORS
 from workers.backend import BackendOptions
 from workers.backends import create_backend
@@ -67,7 +65,7 @@ def measure(connection: Connection, output: Output, files: tuple[Path, ...], **o
     loaded = load_catalog_files(files)
     endpoint = _endpoint(loaded, options["endpoint"])
     report = _measured(loaded, endpoint, options)
-    _write(options["output_file"], report)
+    write_json(options["output_file"], report)
     _show(output, report)
     output.say(f"wrote {options['output_file']}: name it as `measured:` of the graph")
     output.result(report)
@@ -82,11 +80,8 @@ def _measured(loaded: CatalogFiles, endpoint: EndpointSpec, options: dict[str, A
     combinations = measurer.combinations(_pairs(options["only"], "--only"))
     named = {tensor: arrays[-1] for tensor, arrays in _pairs(options["renamed"], "--input").items()}
     data = read_data(options["data_file"], request_tensors(compile_graph(graph, tasks)), named, options["rows_max"])
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            bar = progress.add_task("loading", total=1.0)
-            found = measurer.measure(data, combinations, lambda done, what: progress.update(bar, completed=done, description=what))
+        found = with_progress(lambda progress: measurer.measure(data, combinations, progress))
     finally:
         computer.close()
     return MeasureReport(
@@ -115,13 +110,6 @@ def _pairs(stated: Sequence[str], flag: str) -> Mapping[str, list[str]]:
             raise click.UsageError(f"{flag} {pair!r} is not LEFT=RIGHT")
         found.setdefault(left, []).append(right)
     return found
-
-
-def _write(file: Path, report: MeasureReport) -> None:
-    try:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    except OSError as error:
-        raise HeadraceError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def _show(output: Output, report: MeasureReport) -> None:

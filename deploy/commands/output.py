@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import msgspec
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from schemas.errors import HeadraceError
+
 PIPE_COLUMNS = 2_000
+Worked = TypeVar("Worked")
 
 
 class Output:
@@ -47,3 +52,19 @@ class Output:
 def stdout_is_terminal() -> bool:
     """Whether somebody reads along, so that long values are better shortened."""
     return sys.stdout.isatty()
+
+
+def with_progress(work: Callable[[Callable[[float, str], None]], Worked]) -> Worked:
+    """Do the work under a bar on stderr; it says the part that is done (0..1) and what comes now."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("loading", total=1.0)
+        return work(lambda done, what: progress.update(bar, completed=done, description=what))
+
+
+def write_json(file: Path, value: Any) -> None:
+    """An indented JSON file. Raises HeadraceError where it cannot be written."""
+    try:
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    except OSError as error:
+        raise HeadraceError(f"{file}: cannot be written: {error.strerror}") from None

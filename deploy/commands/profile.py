@@ -7,17 +7,15 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from deploy.catalog_files import load_catalog_files
 from deploy.catalog_tasks import BATCH_SIZE_MAX
 from deploy.commands.command import Command, option
-from deploy.commands.output import Output
+from deploy.commands.output import Output, with_progress, write_json
 from deploy.configuration import Connection
 from deploy.suggestions import did_you_mean
 from schemas.catalog import VariantSpec, variant_key
-from schemas.errors import CatalogError, HeadraceError
+from schemas.errors import CatalogError
 from schemas.limits import Limits
 from schemas.names import ACCELERATORS
 from schemas.profile import Profile
@@ -73,7 +71,7 @@ def profile(connection: Connection, output: Output, file: Path, **options: Any) 
         for measured in report.profiles:
             store.put(measured)
     if options["output_file"] is not None:
-        _write(options["output_file"], report)
+        write_json(options["output_file"], report)
     _show(output, report)
     output.result(report)
 
@@ -88,10 +86,7 @@ def measure(variants: Variants, options: dict[str, Any]) -> ProfileReport:
         batch_size_max=max(options["batch_sizes"], default=ProfileSettings().batch_size_max),
         threads=options["threads"],
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("loading", total=1.0)
-        profiles = Profiler(backend, settings).profile_variants(variants, lambda done, what: progress.update(bar, completed=done, description=what))
+    profiles = with_progress(lambda progress: Profiler(backend, settings).profile_variants(variants, progress))
     return ProfileReport(host_name(), device.accelerator, device.name, device.runtime, settings.threads, profiles)
 
 
@@ -132,13 +127,6 @@ def _of_catalog(file: Path, accelerator: str) -> Variants:
     if not found:
         raise CatalogError(f"{file}: no variant of its tasks is for the accelerator {accelerator!r}")
     return found
-
-
-def _write(file: Path, report: ProfileReport) -> None:
-    try:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    except OSError as error:
-        raise HeadraceError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def _show(output: Output, report: ProfileReport) -> None:

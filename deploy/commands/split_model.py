@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from deploy.commands.command import Command, option
-from deploy.commands.output import Output
+from deploy.commands.output import Output, with_progress
 from deploy.configuration import Connection
 from deploy.split_catalog import endpoint_name, part_file, write_split
 from schemas.limits import Limits
@@ -75,7 +72,7 @@ def split_model(connection: Connection, output: Output, file: Path, **options: A
         raise click.UsageError("say either --at TENSOR (once for each cut) or --parts N")
     backend = create_backend(BackendOptions(accelerator=options["accelerator"], device=options["device"]))
     settings = SplitSettings(rows=options["rows"], threads=options["threads"], budget_ms=options["seconds"] * 1000)
-    split = _shown(lambda progress: _split(ModelSplitter(backend, settings, progress), file, options))
+    split = with_progress(lambda progress: _split(ModelSplitter(backend, settings, progress), file, options))
     folder: Path = options["folder"] or file.with_name(f"{file.stem}-parts")
     name: str = options["name"] or endpoint_name(file)
     catalog = write_split(split, folder, name, options["accuracy"])
@@ -88,14 +85,6 @@ def _split(splitter: ModelSplitter, file: Path, options: dict[str, Any]) -> Spli
     if options["parts"]:
         return splitter.split_evenly(file, options["parts"])
     return splitter.split_at(file, [[tensor.strip() for tensor in place.split(",")] for place in options["places"]])
-
-
-def _shown(work: Callable[[Callable[[float, str], None]], SplitModel]) -> SplitModel:
-    """With a progress bar on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("reading", total=1.0)
-        return work(lambda done, what: progress.update(bar, completed=done, description=what))
 
 
 def _say(output: Output, split: SplitModel, folder: Path) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import msgspec
 
 from broker.client import Client
 from broker.log import TopicPartition
+from deploy.canary import canary_standings, change_canary
 from deploy.demo.report import Answered
-from schemas.canary import NODE_MARK, CanaryCommand, CanaryStatus, canary_topic, decode_status, encode_canary
+from schemas.canary import RUNNING, CanaryCommand
 from schemas.tensors import decode_output
 from schemas.terminal import Terminal, decode_terminal
 
@@ -59,40 +58,15 @@ class Taps:
 
 
 async def start_canary(client: Client, endpoint: str) -> None:
-    """As `headrace canary start` does, and wait until it runs."""
-    writer = client.log.writer("demo-canary")
-    await writer.start()
-    try:
-        command = CanaryCommand(action="start", reason="the demo")
-        await writer.write(canary_topic(client.names), 0, [(endpoint.encode(), encode_canary(command), ())])
-    finally:
-        await writer.close()
-    await _status(client, endpoint, lambda status: status.phase == "running")
+    """As `headrace canary start` does."""
+    await change_canary(client.log, client.names, endpoint, CanaryCommand(action="start", reason="the demo"))
 
 
 async def final_canary(client: Client, endpoint: str) -> dict[str, Any]:
-    """How it stands when all is answered."""
-    status = await _status(client, endpoint, lambda status: status.phase != "running")
-    return {} if status is None else {"phase": status.phase, "percent": status.percent, "reason": status.reason, "node": status.node}
-
-
-async def _status(client: Client, endpoint: str, reached: Callable[[CanaryStatus], bool]) -> CanaryStatus | None:
-    """The newest standing, as soon as it is as wanted; else what there is after a while."""
-    reader = client.log.reader("demo-canary-status")
-    await reader.start()
-    found: CanaryStatus | None = None
+    """How it stands when all is answered; a judge that has not looked yet is waited for."""
     end_s = time.monotonic() + ENDED_S
-    try:
-        await reader.assign({TopicPartition(canary_topic(client.names), 0): "earliest"})
-        while time.monotonic() < end_s and not (found is not None and reached(found)):
-            for records in (await reader.read(timeout_ms=POLL_MS, records_max=1_000)).values():
-                for record in records:
-                    if (record.key or b"").decode().startswith(endpoint + NODE_MARK) and record.value is not None:
-                        try:
-                            found = decode_status(record.value)
-                        except msgspec.DecodeError:
-                            continue
-            await asyncio.sleep(0)
-    finally:
-        await reader.close()
-    return found
+    while True:
+        (standing,) = await canary_standings(client.log, client.names, endpoint)
+        if standing.phase != RUNNING or time.monotonic() > end_s:
+            return {"phase": standing.phase, "percent": standing.percent, "reason": standing.reason, "node": standing.node}
+        await asyncio.sleep(POLL_MS / 1_000)
