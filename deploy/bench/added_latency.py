@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,8 +12,9 @@ from deploy.bench.baselines import Relay
 from deploy.bench.exchange import Exchange, Timed, exchange
 from deploy.bench.harness import BenchmarkFailed, Crew, Harness
 from deploy.bench.null_backend import NullBackendSettings
-from deploy.bench.prefilled import json_body, publish_control
+from deploy.bench.prefilled import PLAIN, json_body, publish_control
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
+from schemas.catalog import EndpointSpec
 
 RATE_RPS = 200.0
 COUNT = 1_500
@@ -41,30 +44,37 @@ async def measure(opened: Exchange, crew: Crew, count: int) -> list[float]:
     return waits_ms
 
 
+async def relayed(harness: Harness, crew: Crew, topics: Sequence[str], count: int) -> list[float]:
+    """Bare relays from each topic to the next, the first and the last being {p}.requests and {p}.responses: latencies in ms."""
+    for at, (source, target) in enumerate(pairwise(topics)):
+        relay = Relay(kafka=harness.kafka, source=source, target=target, ready=crew.path(f"relay-{at}.ready"))
+        await crew.program("deploy.bench.baselines", f"relay-{at}", relay)
+    async with exchange(harness.log, crew.names) as opened:
+        return await measure(opened, crew, count)
+
+
+async def dispatched(harness: Harness, crew: Crew, count: int, endpoint: EndpointSpec = PLAIN) -> list[float]:
+    """Dispatcher and a worker with a null backend: latencies in ms."""
+    names = crew.names
+    await publish_control(harness.log, names, lanes=1, endpoint=endpoint)
+    settings = NullBackendSettings(kafka=harness.kafka, prefix=names.prefix, name=WORKER, folder=crew.path("models"), ready=crew.path("worker.ready"))
+    await crew.program("deploy.bench.null_backend", WORKER, settings)
+    await crew.role("dispatcher", "dispatcher")
+    async with exchange(harness.log, names) as opened:
+        return await measure(opened, crew, count)
+
+
 async def bare(harness: Harness, count: int) -> list[float]:
     """Two relays."""
     async with harness.crew() as crew:
         names = crew.names
-        hops = ((names.requests, names.work("cpu")), (names.work("cpu"), names.responses))
-        for at, (source, target) in enumerate(hops):
-            relay = Relay(kafka=harness.kafka, source=source, target=target, ready=crew.path(f"relay-{at}.ready"))
-            await crew.program("deploy.bench.baselines", f"relay-{at}", relay)
-        async with exchange(harness.log, names) as opened:
-            return await measure(opened, crew, count)
+        return await relayed(harness, crew, (names.requests, names.work("cpu"), names.responses), count)
 
 
 async def ours(harness: Harness, count: int) -> list[float]:
     """Dispatcher and worker."""
     async with harness.crew() as crew:
-        names = crew.names
-        await publish_control(harness.log, names, lanes=1)
-        settings = NullBackendSettings(
-            kafka=harness.kafka, prefix=names.prefix, name=WORKER, folder=crew.path("models"), ready=crew.path("worker.ready")
-        )
-        await crew.program("deploy.bench.null_backend", WORKER, settings)
-        await crew.role("dispatcher", "dispatcher")
-        async with exchange(harness.log, names) as opened:
-            return await measure(opened, crew, count)
+        return await dispatched(harness, crew, count)
 
 
 class AddedLatency:

@@ -11,8 +11,7 @@ from broker.log import Reader, TopicPartition
 from deploy.bench.baselines import DispatcherIo
 from deploy.bench.baselines import NullWorker as BareWorker
 from deploy.bench.harness import BenchmarkFailed, Crew, Harness
-from deploy.bench.null_worker import NullWorkerSettings
-from deploy.bench.prefilled import VARIANT_KEY, fill, json_body, outcomes, publish_control, until_written
+from deploy.bench.prefilled import fill, json_body, outcomes, publish_control, start_null_worker, until_written
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 from schemas.names import SHARDS
 from schemas.terminal import COMPLETED
@@ -78,8 +77,7 @@ async def ours(harness: Harness, count: int) -> float:
         names = crew.names
         await publish_control(harness.log, names, lanes=SHARDS)
         await fill(harness.log, names.requests, (json_body(TIMEOUT_MS) for _ in range(count)))
-        worker = NullWorkerSettings(kafka=harness.kafka, prefix=names.prefix, variant=VARIANT_KEY, lanes=SHARDS, ready=crew.path("null-worker.ready"))
-        await crew.program("deploy.bench.null_worker", "null-worker", worker)
+        await start_null_worker(harness, crew, lanes=SHARDS)
         return await dispatcher_us(harness, crew, count)
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from broker.log import TopicPartition
 from deploy.bench.exchange import Answered, exchange
 from deploy.bench.harness import BenchmarkFailed, Crew, Harness
-from deploy.bench.null_worker import NullWorkerSettings
-from deploy.bench.prefilled import VARIANT_KEY, fill, json_body, publish_control
+from deploy.bench.prefilled import fill, json_body, publish_control, start_null_worker
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 from schemas.telemetry import DispatcherReport, decode_telemetry
 from schemas.terminal import EXPIRED, decode_terminal_head
@@ -32,10 +31,7 @@ async def lateness(harness: Harness, waiting: int) -> tuple[list[float], int]:
     async with harness.pinned() as cores, harness.crew() as crew:
         names = crew.names
         await publish_control(harness.log, names, lanes=1)
-        worker = NullWorkerSettings(
-            kafka=harness.kafka, prefix=names.prefix, variant=VARIANT_KEY, spends_ms=SPENDS_MS, ready=crew.path("null-worker.ready")
-        )
-        await crew.program("deploy.bench.null_worker", "null-worker", worker, cores=cores.worker)
+        await start_null_worker(harness, crew, spends_ms=SPENDS_MS, cores=cores.worker)
         await crew.role("dispatcher", "dispatcher", cores=cores.others)
         random = np.random.default_rng(1)
         timeouts = [

@@ -8,19 +8,18 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from deploy.bench.added_latency import RATE_RPS, WORKER, measure
-from deploy.bench.baselines import Relay
-from deploy.bench.exchange import exchange
+from deploy.bench.added_latency import RATE_RPS, dispatched, relayed
 from deploy.bench.graph_catalog import chain, graph_crew, stages
 from deploy.bench.harness import Harness
-from deploy.bench.null_backend import NullBackendSettings
-from deploy.bench.prefilled import PLAIN, publish_control
+from deploy.bench.prefilled import PLAIN
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 
 SHORT, LONG = 1, 4
 """Stages."""
 FEW, MANY = 2, 5
 """Relays."""
+HOPS = 2
+"""Of a stage: to the worker, and back to the dispatcher."""
 COUNT = 1_000
 """Of each part of a run: each of the four has two."""
 
@@ -31,26 +30,14 @@ async def bare(harness: Harness, count: int, relays: int) -> list[float]:
     async with harness.crew() as crew, stages(harness.log, crew.names, [(PLAIN, between)]):
         names = crew.names
         topics = [names.requests, *(names.stage(PLAIN.name, hop) for hop in between), names.responses]
-        for at in range(relays):
-            relay = Relay(kafka=harness.kafka, source=topics[at], target=topics[at + 1], ready=crew.path(f"relay-{at}.ready"))
-            await crew.program("deploy.bench.baselines", f"relay-{at}", relay)
-        async with exchange(harness.log, names) as opened:
-            return await measure(opened, crew, count)
+        return await relayed(harness, crew, topics, count)
 
 
 async def ours(harness: Harness, count: int, length: int) -> list[float]:
     """Dispatcher and worker, on a chain of so many stages: latencies in ms."""
     endpoint = chain(length)
     async with graph_crew(harness, endpoint) as crew:
-        names = crew.names
-        await publish_control(harness.log, names, lanes=1, endpoint=endpoint)
-        settings = NullBackendSettings(
-            kafka=harness.kafka, prefix=names.prefix, name=WORKER, folder=crew.path("models"), ready=crew.path("worker.ready")
-        )
-        await crew.program("deploy.bench.null_backend", WORKER, settings)
-        await crew.role("dispatcher", "dispatcher")
-        async with exchange(harness.log, names) as opened:
-            return await measure(opened, crew, count)
+        return await dispatched(harness, crew, count, endpoint)
 
 
 class Latencies(msgspec.Struct, frozen=True):
@@ -79,9 +66,7 @@ class GraphChain:
     once = False
     figures = (
         Figure(key="stage", what="each further stage, p50", unit="ms", limit=1.5, baseline="each further bare aiokafka relay, one hop"),
-        Figure(
-            key="hops", what="each further stage, p50, by its hops", unit="ms", baseline="two bare aiokafka relays: the hops that a stage consists of"
-        ),
+        Figure(key="hops", what="each further stage, p50, by its hops", unit="ms", baseline="two bare aiokafka relays: the hops that a stage is"),
         Figure(key="short-p99", what=f"p99, graph of {SHORT} stage", unit="ms", of_ratio=False),
         Figure(key="long-p99", what=f"p99, chain of {LONG} stages", unit="ms", of_ratio=False),
     )
@@ -101,7 +86,7 @@ class GraphChain:
         hop_ms = further(few.p50, many.p50, MANY - FEW)
         samples = {
             "stage": Sample(stage_ms, hop_ms),
-            "hops": Sample(stage_ms, 2 * hop_ms),
+            "hops": Sample(stage_ms, HOPS * hop_ms),
             "short-p99": Sample(short.p99),
             "long-p99": Sample(long.p99),
         }

@@ -6,8 +6,7 @@ from deploy.bench.dispatcher_cpu import TIMEOUT_MS, dispatcher_us
 from deploy.bench.dispatcher_cpu import ours as single_stage
 from deploy.bench.graph_catalog import chain, graph_crew
 from deploy.bench.harness import Harness
-from deploy.bench.null_worker import NullWorkerSettings
-from deploy.bench.prefilled import VARIANT_KEY, fill, json_body, publish_control
+from deploy.bench.prefilled import fill, json_body, publish_control, start_null_worker
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 from schemas.names import SHARDS
 
@@ -23,8 +22,7 @@ async def ours(harness: Harness, count: int, length: int) -> float:
         names = crew.names
         await publish_control(harness.log, names, lanes=SHARDS, endpoint=endpoint)
         await fill(harness.log, names.requests, (json_body(TIMEOUT_MS) for _ in range(count)))
-        worker = NullWorkerSettings(kafka=harness.kafka, prefix=names.prefix, variant=VARIANT_KEY, lanes=SHARDS, ready=crew.path("null-worker.ready"))
-        await crew.program("deploy.bench.null_worker", "null-worker", worker)
+        await start_null_worker(harness, crew, lanes=SHARDS)
         return await dispatcher_us(harness, crew, count)
 
 

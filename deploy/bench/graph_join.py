@@ -9,8 +9,7 @@ from deploy.bench.dispatcher_cpu import TIMEOUT_MS, dispatcher_us
 from deploy.bench.dispatcher_cpu import ours as single_stage
 from deploy.bench.graph_catalog import LINES, ROWS_MAX, for_each, graph_crew
 from deploy.bench.harness import Harness
-from deploy.bench.null_worker import NullWorkerSettings
-from deploy.bench.prefilled import ENDPOINT, FLOOR, VARIANT_KEY, fill, publish_control
+from deploy.bench.prefilled import ENDPOINT, FLOOR, fill, publish_control, start_null_worker
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 from schemas.names import SHARDS
 from schemas.tensors import encode_tensor
@@ -39,8 +38,7 @@ async def ours(harness: Harness, count: int) -> float:
         body = rows_body()
         headers = ((CONTENT_TYPE_HEADER, MSGPACK_TYPE.encode()),)
         await fill(harness.log, names.requests, (body for _ in range(count)), headers=headers, batch_records=max(count // SHARDS, 1))
-        worker = NullWorkerSettings(kafka=harness.kafka, prefix=names.prefix, variant=VARIANT_KEY, lanes=SHARDS, ready=crew.path("null-worker.ready"))
-        await crew.program("deploy.bench.null_worker", "null-worker", worker)
+        await start_null_worker(harness, crew, lanes=SHARDS)
         return await dispatcher_us(harness, crew, count) / ROWS_MAX
 
 

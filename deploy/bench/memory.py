@@ -11,8 +11,7 @@ import psutil
 from broker.log import Log, TopicPartition
 from deploy.bench import computing, mix
 from deploy.bench.harness import BenchmarkFailed, Crew, Harness
-from deploy.bench.null_worker import NullWorkerSettings
-from deploy.bench.prefilled import VARIANT_KEY, fill, json_body, publish_control
+from deploy.bench.prefilled import fill, json_body, publish_control, start_null_worker
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 from schemas.telemetry import DispatcherReport, decode_telemetry
 
@@ -58,10 +57,7 @@ async def waiting(harness: Harness, count: int) -> tuple[float, float]:
     async with harness.crew() as crew:
         names = crew.names
         await publish_control(harness.log, names, lanes=1)
-        worker = NullWorkerSettings(
-            kafka=harness.kafka, prefix=names.prefix, variant=VARIANT_KEY, spends_ms=None, ready=crew.path("null-worker.ready")
-        )
-        await crew.program("deploy.bench.null_worker", "null-worker", worker)
+        await start_null_worker(harness, crew, spends_ms=None)
         pid = await crew.role("dispatcher", "dispatcher")
         before_mb = resident_mb(pid)
         await fill(harness.log, names.requests, (json_body(TIMEOUT_MS) for _ in range(count)))

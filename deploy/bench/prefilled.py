@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from broker.log import Ack, Headers, Log, Message, Reader, TopicPartition, Writer
-from deploy.bench.null_worker import worker_name
+from deploy.bench.harness import Crew, Harness
+from deploy.bench.null_worker import NullWorkerSettings, worker_name
 from schemas.catalog import EndpointSpec, TaskSpec, VariantSpec, catalog_key, encode_catalog, variant_key
 from schemas.names import SHARDS, Names
 from schemas.plan import PLAN_KEY, Binding, Plan, encode_plan
@@ -33,6 +34,14 @@ def json_body(timeout_ms: int) -> bytes:
     tensor = {"name": "image", "shape": [1, BODY_VALUES], "datatype": "UINT8", "data": [128] * BODY_VALUES}
     fields = {"endpoint": ENDPOINT, "min_accuracy": FLOOR, "timeout_ms": timeout_ms, "parameters": {"padding": "x" * 80}, "inputs": [tensor]}
     return msgspec.json.encode(fields)
+
+
+async def start_null_worker(harness: Harness, crew: Crew, *, lanes: int = 1, spends_ms: float | None = 0.0, cores: Sequence[int] = ()) -> None:
+    """In a process of its own, for the null task's variant."""
+    settings = NullWorkerSettings(
+        kafka=harness.kafka, prefix=crew.names.prefix, variant=VARIANT_KEY, lanes=lanes, spends_ms=spends_ms, ready=crew.path("null-worker.ready")
+    )
+    await crew.program("deploy.bench.null_worker", "null-worker", settings, cores=cores)
 
 
 async def publish_control(log: Log, names: Names, *, lanes: int, endpoint: EndpointSpec = PLAIN) -> None:
