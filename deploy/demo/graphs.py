@@ -42,7 +42,7 @@ DEMOS = {
         floors=(0.9,),
         timeout_ms=1_000,
         requests=400,
-        rate_rps=60,
+        rate_rps=30,
     ),
     "canary": GraphDemo(
         endpoint="fashion-canary", files=(FASHION, GRAPHS / "canary.yaml"), floors=(0.8,), timeout_ms=1_000, requests=2_000, rate_rps=60, canary=True
@@ -53,7 +53,7 @@ DEMOS = {
         floors=(0.85,),
         timeout_ms=1_000,
         requests=600,
-        rate_rps=60,
+        rate_rps=40,
     ),
 }
 
