@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
-from foreign import ForeignClient, image_tensor, patiently
+from foreign import ForeignClient, image_tensor
+from killing import killing
 from promises import check_promises, load_images
 from running_stack import EXAMPLE, RunningStack
 
@@ -31,25 +29,6 @@ def stack(tmp_path: Path, kafka_address: str, redis_url: str, prefix: str) -> It
         yield made
 
 
-def stage_lag(kafka: str, prefix: str) -> dict[str, int]:
-    """What Kafka itself says that the dispatchers have not read of the stage topics."""
-    consumer = Consumer({"bootstrap.servers": kafka, "group.id": f"{prefix}.dispatchers", "enable.auto.commit": False, "log_level": 0})
-    try:
-        topics = [name for name in patiently(lambda: consumer.list_topics(timeout=20)).topics if name.startswith(f"{prefix}.stage.")]
-        assert len(topics) > 8, topics
-        lag: dict[str, int] = {}
-        for topic in topics:
-            partitions = [TopicPartition(topic, number) for number in range(8)]
-            for at in patiently(lambda partitions=partitions: consumer.committed(partitions, timeout=20)):
-                low, high = patiently(lambda at=at: consumer.get_watermark_offsets(TopicPartition(at.topic, at.partition), timeout=20))
-                behind = high - max(at.offset, low)
-                if behind:
-                    lag[f"{topic}-{at.partition}"] = behind
-        return lag
-    finally:
-        consumer.close()
-
-
 @pytest.mark.timeout(300)
 def test_every_request_on_a_graph_has_one_outcome_while_roles_are_killed(
     stack: RunningStack, kafka_address: str, redis_url: str, prefix: str
@@ -59,18 +38,7 @@ def test_every_request_on_a_graph_has_one_outcome_while_roles_are_killed(
     tensors = [json.dumps(image_tensor(images[at : at + 1 + at % 2])) for at in range(50)]
     chance = random.Random(7)
     floors: dict[str, float] = {}
-    victims = ["dispatcher", "worker"]
-    started_s = next_kill_s = time.monotonic()
-    for number in range(REQUESTS):
-        due_s = started_s + number / RATE_RPS
-        while (left_s := due_s - time.monotonic()) > 0:
-            time.sleep(min(left_s, 0.01))
-        if time.monotonic() > next_kill_s + KILL_EVERY_S:
-            next_kill_s = time.monotonic()
-            pids = [process["pid"] for process in stack.processes().values() if process["role"] == victims[0]]
-            if pids:
-                os.kill(chance.choice(pids), signal.SIGKILL)
-            victims.append(victims.pop(0))
+    for number in killing(stack, ("dispatcher", "worker"), count=REQUESTS, rate_rps=RATE_RPS, every_s=KILL_EVERY_S, chance=chance):
         floor, timeout_ms = chance.choice(FLOORS), chance.choice(TIMEOUTS_MS)
         request_id = f"graph-{number}"
         floors[request_id] = floor
@@ -82,8 +50,9 @@ def test_every_request_on_a_graph_has_one_outcome_while_roles_are_killed(
     assert len(kept.completed) > REQUESTS * 0.2, kept.outcomes
     stages = {step["stage"].partition("#")[0] for answer in kept.completed.values() for step in answer["path"]}
     assert {"contrast", "quick", "answer"} <= stages, stages
+    assert len(client.topics("stage.")) > 8
     deadline_s = time.monotonic() + 30.0
-    while (lag := stage_lag(kafka_address, prefix)) and time.monotonic() < deadline_s:
+    while (lag := client.stage_lag()) and time.monotonic() < deadline_s:
         time.sleep(0.5)
     assert not lag
     while (live := stack.metric("dispatcher-1", "headrace_requests_live")) and time.monotonic() < deadline_s:
