@@ -20,13 +20,15 @@ from broker.outbox import RETRY_S, Outbox
 from broker.policy import events as ev
 from broker.policy.dispatcher import DispatcherPolicy
 from broker.policy.entry import Commands, Entry
+from broker.policy.report import dispatcher_report
 from broker.policy.settings import DispatcherSettings
+from broker.recording import RecordedPolicy, Recording
 from broker.shards import Records, Shards
 from schemas.catalog import Catalog
 from schemas.errors import LogUnavailable, Unattributable
 from schemas.limits import Limits
 from schemas.names import Names
-from schemas.telemetry import DispatcherReport, encode_telemetry
+from schemas.telemetry import encode_telemetry
 from schemas.terminal import EXPIRED, answers
 
 logger = structlog.get_logger()
@@ -54,10 +56,17 @@ class Dispatcher:
         settings: DispatcherSettings | None = None,
         limits: Limits | None = None,
         now_ms: Callable[[], float] = lambda: time.time() * 1000.0,
+        recording: Recording | None = None,
     ) -> None:
+        """`recording`: where to write down what is decided."""
         self._log, self._names, self._name, self._now_ms = log, names, name, now_ms
         self._limits = limits or Limits()
-        self._policy = DispatcherPolicy(name, settings or DispatcherSettings(), self._limits, open_request)
+        settings = settings or DispatcherSettings()
+        self._policy = (
+            DispatcherPolicy(name, settings, self._limits, open_request)
+            if recording is None
+            else RecordedPolicy(name, settings, self._limits, open_request, recording)
+        )
         self._metrics = DispatcherMetrics(registry)
         self._writer = log.writer(name)
         self._outbox = Outbox(self._writer, names)
@@ -139,30 +148,39 @@ class Dispatcher:
             if self._draining:
                 await asyncio.sleep(TICK_INTERVAL_S)
                 continue
-            for partition, records in (await self._reading(self._shards.read_requests(READ_TIMEOUT_MS, REQUESTS_PER_STEP))).items():
-                self._arrived(partition.partition, records)
+            read = await self._reading(self._shards.read_requests(READ_TIMEOUT_MS, REQUESTS_PER_STEP))
+            if read:
+                self._step(ev.RecordsRead([self._arrived(partition.partition, records) for partition, records in read.items()]))
             await asyncio.sleep(0)
 
     async def _read_responses(self) -> None:
         while True:
-            for partition, records in (await self._reading(self._shards.read_responses(READ_TIMEOUT_MS, self._limits.read_records_max))).items():
-                if partition.topic == self._names.responses:
-                    self._answered(partition.partition, records)
-                else:
-                    self._stages_done(partition.partition, records)
+            read = await self._reading(self._shards.read_responses(READ_TIMEOUT_MS, self._limits.read_records_max))
+            if read:
+                responses = self._names.responses
+                self._step(
+                    ev.RecordsRead(
+                        [
+                            self._answered(partition.partition, records)
+                            if partition.topic == responses
+                            else self._stages_done(partition.partition, records)
+                            for partition, records in read.items()
+                        ]
+                    )
+                )
             for shard in await self._shards.recovered():
                 self._step(ev.ShardRecovered(shard))
             await asyncio.sleep(0)
 
-    def _answered(self, shard: int, records: Sequence[Record]) -> None:
+    def _answered(self, shard: int, records: Sequence[Record]) -> ev.Answered:
         keys = [record.key for record in records if record.key and answers(record.value, record.key)]
         self._metrics.strays.inc(len(records) - len(keys))
-        self._step(ev.Answered(shard, keys))
+        return ev.Answered(shard, keys)
 
-    def _stages_done(self, shard: int, records: Sequence[Record]) -> None:
+    def _stages_done(self, shard: int, records: Sequence[Record]) -> ev.StagesDone:
         done = [(record.key, found, record.value or b"") for record in records if record.key and (found := read_stage(record)) is not None]
         self._metrics.strays.inc(len(records) - len(done))
-        self._step(ev.StagesDone(shard, done))
+        return ev.StagesDone(shard, done)
 
     async def _reading(self, read: Awaitable[Records]) -> Records:
         try:
@@ -197,7 +215,7 @@ class Dispatcher:
 
     # -- steps
 
-    def _arrived(self, shard: int, records: Sequence[Record]) -> None:
+    def _arrived(self, shard: int, records: Sequence[Record]) -> ev.Arrived:
         entries: list[Entry] = []
         burying: list[int] = []
         for record in records:
@@ -207,7 +225,7 @@ class Dispatcher:
                 burying.append(record.offset)
                 self._spawn(self._bury(record, str(error)))
         self._metrics.arrived.inc(len(records))
-        self._step(ev.Arrived(shard, entries, burying))
+        return ev.Arrived(shard, entries, burying)
 
     def _step(self, event: ev.Event) -> None:
         now_ms = self._now_ms()
@@ -315,18 +333,7 @@ class Dispatcher:
     # -- bookkeeping
 
     def _announce(self, shards: tuple[int, ...]) -> None:
-        policy = self._policy
-        report = DispatcherReport(
-            dispatcher=self._name,
-            incarnation=self._incarnation,
-            at_ms=int(self._now_ms()),
-            shards=shards,
-            epoch=policy.fleet.plan.epoch,
-            waiting=policy.waiting,
-            leased=len(policy.fleet.orders),
-            running=policy.graphs.running(),
-            fan_out=policy.graphs.fan_out.published(),
-        )
+        report = dispatcher_report(self._policy, self._name, self._incarnation, self._now_ms(), shards)
         self._spawn(self._tell(encode_telemetry(report)))
 
     async def _tell(self, value: bytes) -> None:

@@ -18,6 +18,7 @@ from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, WORK_VERSION, StagePa
 SINGLE_STAGE = "main"
 """The name of the one stage of an endpoint without a graph."""
 SHADOW_HEADER = "headrace-shadow"
+_NO_ANSWERS: dict[str, str] = {}
 
 
 def work_message(send: Send, epoch: int, names: Names) -> Message:
@@ -57,32 +58,30 @@ def _order(send: Send, stage: str, epoch: int, part: StagePart | None) -> WorkOr
 
 def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Message:
     """The order for a stage of a graph: the request's body where the stage wants some of it, then the tensors that come from other stages."""
-    request, command, stage = job.request, job.command, job.command.stage
+    request, command = job.request, job.command
+    stage, tensors = command.stage, command.tensors
     record: Record = job.record  # pyright: ignore[reportAssignmentType]
     body = (record.value or b"") if command.request_inputs else b""
-    final = command.final
+    # By position, in the order of the fields: this runs for every stage of every request.
+    heads = tuple([TensorHead(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor in tensors.items()])
+    if command.final:
+        run = request.run
+        accuracy = run.path_accuracy(command.instance, send.accuracy, send.variant)
+        kept = (None, stage.answers, tuple(run.path()), accuracy)
+        topic = ""
+    else:
+        kept = (stage.outputs, _NO_ANSWERS, (), None)
+        topic = names.stage(send.entry.endpoint, stage.topic)
     part = StagePart(
-        instance=command.instance,
-        revision=request.revision,
-        topic="" if final else names.stage(send.entry.endpoint, stage.topic),
-        request_bytes=len(body),
-        request_inputs=command.request_inputs,
-        tensors=tuple([TensorHead(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor in command.tensors.items()]),
-        outputs=None if final else stage.outputs,
-        answers=stage.answers if final else {},
-        path=tuple(request.run.path()) if final else (),
-        path_accuracy=request.run.path_accuracy(command.instance, send.accuracy, send.variant) if final else None,
-        parameters=stage.parameters,
-        ready_ms=int(job.ready_ms),
-    )
+        command.instance, request.revision, topic, len(body), command.request_inputs, heads, *kept, stage.parameters, int(job.ready_ms)
+    )  # fmt: skip
     headers = [(WORK_HEADER, encode_order(_order(send, command.instance, epoch, part)))]
     if record.headers:
-        headers.extend((name, value) for name, value in record.headers if name.lower() == CONTENT_TYPE_HEADER)
-    root = send.entry.root
-    assert root is not None
-    if not command.tensors:
-        return root.key, record.value if body else b"", headers
-    return root.key, b"".join([body, *[tensor.data for tensor in command.tensors.values()]]), headers
+        headers += [header for header in record.headers if header[0].lower() == CONTENT_TYPE_HEADER]
+    key = request.entry.key
+    if not tensors:
+        return key, record.value if body else b"", headers
+    return key, b"".join([body, *[tensor.data for tensor in tensors.values()]]), headers
 
 
 def answer_message(answer: Answer, epoch: int, now_ms: float) -> Message:

@@ -54,6 +54,36 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     version: int = TELEMETRY_VERSION
 
 
+class StageCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a graph, since the dispatcher's start."""
+
+    rows: Count = 0
+    """Rows that were to be computed: over the rows answered in the stage before, they are fan-out times the share of the branch."""
+    done: dict[str, int] = {}
+    """Rows answered, by variant key."""
+    led_to: dict[str, dict[str, int]] = {}
+    """By variant key that answered here: rows that its answers started at once, by stage."""
+
+
+class EndpointCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint, since the dispatcher's start."""
+
+    arrived: dict[str, int] = {}
+    """Requests by the floor that they ask for, as text; refused ones too."""
+    rows: Count = 0
+    """Of all that arrived."""
+    ended: Count = 0
+    """Requests that have their terminal record."""
+    missed: Count = 0
+    """Of these, not completed in time, as far as the dispatcher can tell."""
+    waiting: Count = 0
+    """Now: accepted, and no worker has it."""
+    timeout_ms: float = 0.0
+    """Time from arrival to deadline that 95 % of the latest requests had at least; 0: none seen."""
+    stages: dict[str, StageCounts] = {}
+    """Of a graph, by the stage's path."""
+
+
 class DispatcherReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="dispatcher"):
     """Sent each second: who shares the lanes' credits, and what waits."""
 
@@ -72,6 +102,8 @@ class DispatcherReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kin
     """Requests on graphs, by `endpoint@revision`."""
     fan_out: dict[str, tuple[float, float]] = {}
     """Rows of each for_each, as (mean, upper quantile), by `endpoint/path`."""
+    endpoints: dict[str, EndpointCounts] = {}
+    """What was asked of each endpoint, and how it went: demand is the difference of two reports of one incarnation."""
     version: int = TELEMETRY_VERSION
 
 
@@ -99,14 +131,28 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     version: int = TELEMETRY_VERSION
 
 
+class ScalerReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="scaler"):
+    """Sent each second by whoever leads: it keeps the leader's own consumer busy (and proves that it reads), and names the leader."""
+
+    scaler: str
+    incarnation: int
+    at_ms: int
+    leads_since_ms: int
+    epoch: int = 0
+    optimizer: str = ""
+    version: int = TELEMETRY_VERSION
+
+
 Telemetry = WorkerReport | DispatcherReport | Departed | Returned
 
 _encoder = msgspec.json.Encoder()
 _telemetry: msgspec.json.Decoder[Telemetry] = msgspec.json.Decoder(Telemetry)
 _decode = strict(_telemetry.decode)
+_reported: msgspec.json.Decoder[Telemetry | ScalerReport] = msgspec.json.Decoder(Telemetry | ScalerReport)
+_decode_reported = strict(_reported.decode)
 
 
-def encode_telemetry(record: Telemetry) -> bytes:
+def encode_telemetry(record: Telemetry | ScalerReport) -> bytes:
     """The value of a record in {p}.telemetry."""
     return _encoder.encode(record)
 
@@ -114,3 +160,8 @@ def encode_telemetry(record: Telemetry) -> bytes:
 def decode_telemetry(value: bytes) -> Telemetry:
     """Raises msgspec.DecodeError (or ValidationError) for what is not telemetry, or a kind that this version does not know."""
     return _decode(value)
+
+
+def decode_reported(value: bytes) -> Telemetry | ScalerReport:
+    """All that stands in {p}.telemetry. Raises as decode_telemetry does."""
+    return _decode_reported(value)

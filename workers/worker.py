@@ -23,7 +23,8 @@ from workers.lane import Lanes
 from workers.metrics import WorkerMetrics
 from workers.orders import read_order
 from workers.policy.batcher import QueuedOrder
-from workers.policy.hosting import FAILED, READY, Wanted
+from workers.policy.device import wanted_by
+from workers.policy.hosting import FAILED, READY
 from workers.reporting import Reporting
 from workers.serving import Serving
 from workers.settings import WorkerSettings
@@ -227,13 +228,7 @@ class Worker:
             logger.warning("the plan binds this worker to another class", accelerator=binding.accelerator, epoch=plan.epoch)
             binding = None
         specs = self._directions.catalog.variants()
-        wanted: dict[str, Wanted] = {}
-        for variant in binding.variants if binding else ():
-            spec = specs.get(variant)
-            assert binding is not None
-            rows = min(binding.batch_size_max, spec.batch_size_max) if spec else binding.batch_size_max
-            memory_bytes = self._memory_bytes(variant, spec.sha256, binding.threads) if spec else 0
-            wanted[variant] = Wanted(spec, rows, binding.threads, memory_bytes)
+        wanted = wanted_by(binding, specs, lambda variant, spec: self._memory_bytes(variant, spec.sha256, binding.threads if binding else 1))
         self._lanes.want(binding.lane if binding else None)
         serving.plan(plan.epoch, wanted)
 
@@ -294,12 +289,12 @@ class Worker:
     # Telemetry.
 
     def _report(self) -> None:
-        serving, device = self._serving, self._device
+        serving, device, settings = self._serving, self._device, self._settings
         assert serving is not None
         assert device is not None
         self._metrics.waiting_rows.set(serving.batcher.waiting_rows)
         self._metrics.undelivered.set(self._answers.undelivered)
-        variants = serving.installed.shown(serving.hosting)
+        variants = serving.policy.shown()
         binding = self._directions.plan.binding(self._settings.name) if self._directions.plan else None
         self._reporting.tell(
             WorkerReport(
@@ -312,7 +307,7 @@ class Worker:
                 lane=self._lanes.lane,
                 state=self._state,
                 epoch=max(serving.hosting.epoch, 0),
-                credits=serving.installed.credits(serving.hosting) if self._state == "ready" else 0,
+                credits=serving.policy.credits(hold_ms=settings.hold_ms, rows_max=settings.hold_rows_max) if self._state == "ready" else 0,
                 batch_size_max=binding.batch_size_max if binding else 0,
                 variants=variants,
                 waiting_rows=serving.batcher.waiting_rows,

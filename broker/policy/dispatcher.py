@@ -11,6 +11,7 @@ from typing import Any
 
 from broker.policy import events as ev
 from broker.policy.admission import judge
+from broker.policy.endpoint_counts import EndpointCounters
 from broker.policy.entry import Answer, Commands, DeadLetter, Entry, State
 from broker.policy.expiry import ExpiryWheel
 from broker.policy.fleet import Fleet
@@ -53,12 +54,14 @@ class DispatcherPolicy:
         self._quotas = Quotas(limits.tenants_max)
         self._recent = RecentIds(limits.recent_ids_max)
         self._held_bytes = 0
-        self.graphs = GraphRequests(self.fleet, settings, open_request or _opaque, self._conclude)
+        self.counts = EndpointCounters(settings)
+        self.graphs = GraphRequests(self.fleet, settings, open_request or _opaque, self._conclude, self.counts)
         self._checked_ms = 0.0
         self._handlers: dict[type[Any], Callable[[Any, float, Commands], None]] = {
             ev.Arrived: self._on_arrived,
             ev.Answered: self._on_answered,
             ev.StagesDone: self._on_stages_done,
+            ev.RecordsRead: self._on_records_read,
             ev.Ticked: self._on_ticked,
             ev.ShardAssigned: self._on_shard_assigned,
             ev.ShardRecovered: self._on_shard_recovered,
@@ -111,6 +114,10 @@ class DispatcherPolicy:
         """Requests that no worker has."""
         return sum(pool.waiting.count for pool in self.fleet.pools)
 
+    def _on_records_read(self, event: ev.RecordsRead, now_ms: float, commands: Commands) -> None:
+        for part in event.events:
+            self._handlers[type(part)](part, now_ms, commands)
+
     # -- arrivals
 
     def _on_arrived(self, event: ev.Arrived, now_ms: float, commands: Commands) -> None:
@@ -138,6 +145,7 @@ class DispatcherPolicy:
             return
         shard.live[entry.key] = self._live[entry.key] = entry
         refusal = entry.refused or self._resolve(entry) or self._admit(entry, shard, now_ms, commands)
+        self.counts.arrived(entry, refusal, self.fleet.catalog.endpoints)
         if refusal is not None:
             if entry.held_back and entry.received_ms < entry.deadline_ms <= now_ms:
                 # An earlier owner may have handed it out: this is an expiry that fell into a dispatcher's death, not a refusal.
@@ -222,6 +230,7 @@ class DispatcherPolicy:
                     order.lane.answered(order, now_ms)
             entry = live.pop(key, None)
             if entry is not None:
+                self.counts.ended(entry, now_ms)
                 if not entry.task:
                     self.graphs.ended(entry, now_ms, commands)
                 self._finish(entry, shard)
@@ -260,6 +269,7 @@ class DispatcherPolicy:
 
     def _conclude(self, answer: Answer, commands: Commands) -> None:
         entry = answer.entry
+        self.counts.concluded(entry, answer.outcome)
         self._let_go(entry, State.ANSWERED)
         self.shards[entry.shard].own_answers.add(entry.key)
         commands.answers.append(answer)
@@ -360,8 +370,7 @@ class DispatcherPolicy:
     def _lost(self, orders: dict[bytes, Order], reason: str, now_ms: float, commands: Commands, *, counted: bool = True) -> None:
         for key, order in orders.items():
             if not counted and order.entry.state == State.LEASED:
-                # Handed back unstarted: that attempt never was.
-                order.entry.attempts -= 1
+                order.entry.attempts -= 1  # handed back unstarted: that attempt never was
             self._retry(key, order, reason, now_ms, commands)
 
     def _on_plan(self, event: ev.PlanObserved, now_ms: float, commands: Commands) -> None:

@@ -57,6 +57,8 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     rung: int = 0
     deadline_ms: int = 0
     state: State = State.NEW
+    counted: bool = False
+    """It is part of the demand that the scaler is told of."""
     admitted: bool = False
     """Its bytes and its deadline are on the dispatcher's books."""
     work_ms: float = 0.0
@@ -64,6 +66,8 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     attempts: int = 0
     handed_out: bool = False
     """A worker has had it, if only in its queue."""
+    late: tuple[tuple[str, str], ...] = ()
+    """(worker, variant key) that handed it back because there it could not be in time: it is not sent there in that variant again."""
     held_back: bool = False
     """It arrived while its shard was recovering."""
     bucket: int = 0

@@ -54,6 +54,12 @@ class StagesDone(msgspec.Struct):
     records: list[tuple[bytes, StageRecord, bytes]]
 
 
+class RecordsRead(msgspec.Struct):
+    """All that one read of the log has brought, of every shard: what follows from it is decided once."""
+
+    events: list[Arrived | Answered | StagesDone]
+
+
 class OffsetsFinished(msgspec.Struct):
     """Records that have no request id are in the dead letters."""
 
@@ -102,6 +108,7 @@ Event = (
     | Arrived
     | Answered
     | StagesDone
+    | RecordsRead
     | OffsetsFinished
     | TelemetryObserved
     | PlanObserved

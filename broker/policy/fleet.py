@@ -10,11 +10,11 @@ from broker.policy.pool import Pool
 from broker.policy.settings import DispatcherSettings
 from schemas.catalog import Catalog
 from schemas.limits import Limits
-from schemas.plan import Plan
+from schemas.plan import Binding, Plan
 from schemas.telemetry import Departed, DispatcherReport, Returned, WorkerReport
 
 STOPPED = "stopped"
-UNHOSTED = "unhosted"
+UNHOSTED, LATE = "unhosted", "late"
 
 
 class Fleet:
@@ -41,6 +41,11 @@ class Fleet:
         self._dispatchers_ms: dict[str, float] = {}
         self._pool_by_task: dict[str, Pool] = {}
         self._layout: object = None
+        self._layout_due = True
+        """Some lane has come, gone, or hosts something else."""
+        self._costs_due = False
+        """Some lane's costs have changed: whoever works with them is told a few times a second, not for each of a thousand reports."""
+        self._bindings: dict[str, Binding] = {}
 
     def pool(self, task: str) -> Pool:
         """The pool of a task of the catalog."""
@@ -64,7 +69,7 @@ class Fleet:
         self.graphs.observe(catalog)
         self.ladders = {name: Ladder(task) for name, task in catalog.tasks.items()} | self.graphs.ladders(catalog)
         self._refresh()
-        self._layout = None
+        self._layout, self._layout_due = None, True
         return self.resettle()
 
     def observe_plan(self, plan: Plan) -> None:
@@ -72,6 +77,7 @@ class Fleet:
         if plan.epoch < self.plan.epoch:
             return
         self.plan = plan
+        self._bindings = {binding.worker: binding for binding in plan.bindings}
         self._refresh()
 
     def observe_worker(self, report: WorkerReport, now_ms: float) -> dict[bytes, Order]:
@@ -86,8 +92,13 @@ class Fleet:
             lost = self._forget(report.worker)
             lane = self._lanes[report.worker] = Lane(report)
             self._lend_part(lane)
-        lane.observe(report, self.plan.binding(report.worker), self.ladders, self._limits.lane_rows_max)
-        self.version += 1
+        hosted = lane.hosted
+        lane.observe(report, self._bindings.get(report.worker), self.ladders, self._limits.lane_rows_max)
+        if lane.hosted != hosted:
+            self._layout_due = True
+            self.version += 1
+        else:
+            self._costs_due = True
         lane.seen_ms = now_ms
         if report.waiting_rows == 0:
             lane.stalled = False
@@ -123,6 +134,10 @@ class Fleet:
                 back[order.entry.key] = order
                 if record.cause == UNHOSTED:
                     order.lane.drop_variant(order.variant)
+                    self._layout_due = True
+                elif record.cause == LATE:
+                    # The time only gets shorter: what could not be met there will not be later on.
+                    order.entry.late += ((order.lane.worker, order.variant),)
         return back
 
     def take_back(self, key: bytes) -> Order | None:
@@ -148,6 +163,11 @@ class Fleet:
             if late:
                 lane.stalled = True
         self._share(now_ms)
+        if self._costs_due:
+            self._costs_due = False
+            self.version += 1
+            for pool in self.pools:
+                pool.costs_changed()
         return lost
 
     def _forget(self, worker: str) -> dict[bytes, Order]:
@@ -158,14 +178,16 @@ class Fleet:
         orders = lane.clear()
         lane.ready = False
         self.version += 1
+        self._layout_due = True
         for key in orders:
             self.orders.pop(key, None)
         return orders
 
     def _refresh(self) -> None:
         self.version += 1
+        self._layout_due = True
         for worker, report in self._reports.items():
-            self._lanes[worker].observe(report, self.plan.binding(worker), self.ladders, self._limits.lane_rows_max)
+            self._lanes[worker].observe(report, self._bindings.get(worker), self.ladders, self._limits.lane_rows_max)
 
     def _share(self, now_ms: float) -> None:
         lost_ms = self._settings.worker_lost_ms
@@ -187,6 +209,9 @@ class Fleet:
 
     def resettle(self) -> list[Entry]:
         """Bring the pools in line with lanes and catalog. Returns what waited in pools that changed their shape, to be pushed again."""
+        if not self._layout_due:
+            return []
+        self._layout_due = False
         components = self._components()
         layout = {tasks: tuple(id(lane) for lane in lanes) for tasks, lanes in components.items()}
         if layout == self._layout:

@@ -12,6 +12,7 @@ from broker.policy.fleet import Fleet
 from broker.policy.settings import DispatcherSettings
 from graphs.commands import RunStage
 from graphs.compiled import Graph
+from graphs.line import Line
 from graphs.planning import Cost, Estimates, best, plan_run, plan_stage
 from graphs.reserve import way_to_the_answer_ms
 from graphs.run import Run
@@ -77,7 +78,7 @@ class GraphCosts:
         # Nobody hosts it now: it may be hosted in time, and what it costs will be seen then.
         return [Cost(variant, accuracy, 0.0, 0.0) for variant, accuracy in zip(ladder.keys, ladder.accuracies, strict=True)]
 
-    def judge(self, run: Run, first: Sequence[RunStage], entry: Entry, now_ms: float) -> Refusal | None:
+    def judge(self, run: Run | Line, first: Sequence[RunStage], entry: Entry, now_ms: float) -> Refusal | None:
         """None where the request is taken on: some path keeps its floor in time, and all its work finds room beside what was promised already.
 
         Sets the entry's `work_ms`: computing time of the whole path at the cheapest variants that keep the floor.

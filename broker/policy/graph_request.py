@@ -8,6 +8,7 @@ from broker.policy.entry import Entry
 from graphs.commands import RunStage
 from graphs.compiled import Graph
 from graphs.events import Event, StageDone, StageFailed
+from graphs.line import Line
 from graphs.run import Run
 from graphs.tensor import Tensor
 from schemas.stage import StageRecord
@@ -31,7 +32,7 @@ class GraphRequest(msgspec.Struct, eq=False):
     entry: Entry
     graph: Graph
     revision: int
-    run: Run
+    run: Run | Line
     stages: dict[str, Entry] = {}
     """Stages that wait or run, by instance."""
     held_bytes: int = 0

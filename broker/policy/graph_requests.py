@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from broker.policy.endpoint_counts import EndpointCounters
 from broker.policy.entry import SHADOW_PRIORITY, Answer, Commands, Entry, Send, State, Tap
 from broker.policy.fan_out import FanOut
 from broker.policy.fleet import Fleet
@@ -17,8 +18,9 @@ from broker.policy.settings import DispatcherSettings
 from graphs.commands import Cancel, Command, Fail, Finish, RunStage, ShadowDone, Wake
 from graphs.compiled import Graph
 from graphs.events import Answered, Event, StageFailed, Started, Woken
+from graphs.line import Line
 from graphs.planning import plan_stage
-from graphs.run import Run, advance
+from graphs.run import Run
 from graphs.state import ROUNDING
 from graphs.tensor import Tensor
 from schemas.errors import RequestError
@@ -37,8 +39,8 @@ SHADOW_GRACE_MS = 1_000.0
 class GraphRequests:
     """All of one dispatcher. Answers go through `finished`, so that there is one place that ends requests."""
 
-    def __init__(self, fleet: Fleet, settings: DispatcherSettings, open_request: OpenRequest, finished: Finished) -> None:
-        self._fleet, self._settings = fleet, settings
+    def __init__(self, fleet: Fleet, settings: DispatcherSettings, open_request: OpenRequest, finished: Finished, counts: EndpointCounters) -> None:
+        self._fleet, self._settings, self._counts = fleet, settings, counts
         self._open_request, self._finished = open_request, finished
         self.fan_out = FanOut()
         self._costs = GraphCosts(fleet, settings, self.fan_out)
@@ -79,10 +81,9 @@ class GraphRequests:
             fields, tensors = self._open_request(entry.payload, graph)
         except RequestError as error:
             return error.code, str(error)
-        reserve_ms = self._costs.reserve_ms(entry.endpoint, graph, entry.rows, entry.deadline_ms - now_ms)
-        run = Run(graph, entry.key.decode(), entry.tenant, entry.floor, entry.deadline_ms, reserve_ms=reserve_ms)
+        run = self._run(entry, graph, entry.floor, now_ms)
         request = GraphRequest(entry, graph, revision, run)
-        first = advance(run, Started(fields, tensors), now_ms)
+        first = run.advance(Started(fields, tensors), now_ms)
         if not replayed:
             refusal = self._costs.judge(run, [command for command in first if isinstance(command, RunStage)], entry, now_ms)
             if refusal is not None:
@@ -96,9 +97,15 @@ class GraphRequests:
             self.observe(entry.key, record, value, now_ms, commands)
         return None
 
+    def _run(self, entry: Entry, graph: Graph, floor: float, now_ms: float) -> Run | Line:
+        if graph.line is not None:
+            return Line(graph, floor)
+        reserve_ms = self._costs.reserve_ms(entry.endpoint, graph, entry.rows, entry.deadline_ms - now_ms)
+        return Run(graph, entry.key.decode(), entry.tenant, floor, entry.deadline_ms, reserve_ms=reserve_ms)
+
     def observe(self, key: bytes, record: StageRecord, value: bytes, now_ms: float, commands: Commands) -> None:
         """A stage record was read."""
-        order = self._fleet.orders.pop(order_name(key.decode(), record.instance).encode(), None)
+        order = self._fleet.orders.pop(_order_key(key, record.instance), None)
         if order is not None:
             order.lane.release(order.entry.key)
             order.lane.answered(order, now_ms)
@@ -113,7 +120,9 @@ class GraphRequests:
         self.held_bytes += len(value)
         if record.error_code == "deadline_exceeded" and stage is not None and self._again(request, stage, now_ms):
             return
-        self._advance(request, event_of(record, value), now_ms, commands)
+        found = request.run.advance(event_of(record, value), now_ms)
+        self._counts.stage_done(request.entry, record, stage.rows if stage is not None else 1, found)
+        self._carry_out(request, found, now_ms, commands)
 
     def final_order(self, key: bytes) -> Order | None:
         """The order whose worker writes the terminal record of this request, where it is out; its answer has come."""
@@ -216,10 +225,11 @@ class GraphRequests:
         return request if request is not None and request.entry is entry.root else None
 
     def _advance(self, request: GraphRequest, event: Event, now_ms: float, commands: Commands) -> None:
-        self._carry_out(request, advance(request.run, event, now_ms), now_ms, commands)
+        self._carry_out(request, request.run.advance(event, now_ms), now_ms, commands)
 
     def _carry_out(self, request: GraphRequest, found: Sequence[Command], now_ms: float, commands: Commands) -> None:
-        self.fan_out.learn(request.endpoint, found)
+        if request.graph.line is None:
+            self.fan_out.learn(request.endpoint, found)
         for command in found:
             if isinstance(command, RunStage):
                 self._run_stage(request, command, now_ms)
@@ -262,7 +272,7 @@ class GraphRequests:
             return
         root, stage = request.entry, command.stage
         entry = Entry(
-            order_name(root.key.decode(), command.instance).encode(),
+            _order_key(root.key, command.instance),
             root.shard,
             -1,
             root.received_ms,
@@ -280,6 +290,8 @@ class GraphRequests:
             root=root,
             instance=command.instance,
         )
+        if not command.shadow:
+            self._counts.stage_started(entry)
         if not self._place(request, entry, now_ms):
             self._drop(request, entry)
 
@@ -345,3 +357,7 @@ class GraphRequests:
         self._requests.pop(request.entry.key, None)
         if self._finals.get(request.entry.key) not in self._fleet.orders:
             self._finals.pop(request.entry.key, None)
+
+
+def _order_key(key: bytes, instance: str) -> bytes:
+    return order_name(key.decode(), instance).encode()

@@ -77,6 +77,8 @@ class Lane:
         self.credit_rows = 0
         self.options: dict[str, list[tuple[Option, ...]]] = {}
         """By task: for each rung the hosted options that meet it, most accurate first, each cheaper than the one before."""
+        self.hosted: frozenset[str] | None = None
+        """Keys of the variants that it offers; None where it takes nothing."""
         self.orders: dict[bytes, Order] = {}
         self.outstanding_ms = 0.0
         self.outstanding_rows = 0
@@ -106,9 +108,11 @@ class Lane:
             options = _options(ladder, hosted, max(report.batch_size_max, 1))
             if options:
                 self.options[ladder.task] = [_front(options, rung) for rung in range(len(ladder.keys))]
+        self.hosted = frozenset(hosted) if self.ready else None
 
     def drop_variant(self, key: str) -> None:
         """The worker handed work for this variant back: it is not offered again until the next report."""
+        self.hosted = None
         for task, rungs in self.options.items():
             self.options[task] = [tuple(option for option in front if option.key != key) for front in rungs]
 

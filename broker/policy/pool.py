@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp
 
 from broker.policy.entry import Entry
@@ -54,6 +55,11 @@ class Pool:
         self._cheapest.clear()
         self._capacities.clear()
         self._stale = True
+
+    def costs_changed(self) -> None:
+        """What the lanes' variants cost has changed, not which they host."""
+        self._cheapest.clear()
+        self._capacities.clear()
 
     def new_step(self) -> None:
         """Room by deadline, capacity and load are worked out at most once per step, before it sends anything."""
@@ -154,7 +160,11 @@ class Pool:
 
     def choose(self, lane: Lane, entry: Entry, now_ms: float) -> Option | None:
         """The variant that this lane should answer with: what the shares or the load allow, stepping down to what still meets the deadline."""
-        options = lane.options[entry.task][entry.rung]
+        options: Sequence[Option] = lane.options[entry.task][entry.rung]
+        if entry.late:
+            options = _in_time(lane, entry)
+            if not options:
+                return None
         wanted = self._wanted(entry)
         left_ms = entry.deadline_ms - now_ms - 2.0 * self._settings.hop_ms - lane.wait_ms
         cheapest = options[-1]
@@ -198,7 +208,7 @@ class Pool:
         """Whether any lane, once free, could still answer in time."""
         left_ms = entry.deadline_ms - now_ms - 2.0 * self._settings.hop_ms
         return any(
-            lane.options[entry.task][entry.rung][-1].p95_ms(entry.rows) + lane.wait_ms <= left_ms
+            (options := _in_time(lane, entry)) and options[-1].p95_ms(entry.rows) + lane.wait_ms <= left_ms
             for lane in self.lanes
             if _serves(lane, entry.task, entry.rung) and not lane.stalled
         )
@@ -207,3 +217,11 @@ class Pool:
 def _serves(lane: Lane, task: str, rung: int) -> bool:
     rungs = lane.options.get(task)
     return lane.ready and rungs is not None and rung < len(rungs) and bool(rungs[rung])
+
+
+def _in_time(lane: Lane, entry: Entry) -> Sequence[Option]:
+    """Without what has handed this request back as too late."""
+    options = lane.options[entry.task][entry.rung]
+    if not entry.late:
+        return options
+    return [option for option in options if (lane.worker, option.key) not in entry.late]

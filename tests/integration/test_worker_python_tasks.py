@@ -87,7 +87,7 @@ async def test_a_task_is_a_stage_like_any_other(stage: Stage) -> None:
     assert mixed["crops"].max() == 9
     (last,) = await stage.answered("last")
     assert [(output.name, decode_output(output).tolist()) for output in last.outputs] == [("count", [1])]
-    assert stage.worker._serving.installed._computed_rows["fashion/crop"] == 4
+    assert stage.worker._serving.policy.shown()["fashion/crop"].computed_rows == 4
 
 
 async def test_faults_of_a_task_stay_with_their_request(stage: Stage) -> None:
@@ -133,7 +133,7 @@ async def test_a_slow_task_is_found_out_within_a_few_calls(stage: Stage, tmp_pat
     for number in range(4):
         await stage.send(stage.part(f"r{number}", "slow", tensors=boxes(1)))
         await stage.stage_results(order_name(f"r{number}", "classify"))
-    assert stage.worker._serving.installed.shown(stage.worker._serving.hosting)["fashion/slow"].latency[1].p50_ms > 70
+    assert stage.worker._serving.policy.shown()["fashion/slow"].latency[1].p50_ms > 70
 
 
 async def test_the_processes_of_tasks_end_with_the_worker(stage: Stage) -> None:

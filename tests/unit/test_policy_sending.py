@@ -13,7 +13,7 @@ from schemas.catalog import EndpointSpec, TaskSpec, VariantSpec
 from schemas.limits import Limits
 from schemas.plan import Binding, Plan
 from schemas.profile import Latency
-from schemas.telemetry import DispatcherReport, HostedVariant
+from schemas.telemetry import DispatcherReport, HostedVariant, Returned
 
 ONE_AT_A_TIME = DispatcherSettings(window_ms=0.01)
 
@@ -229,3 +229,21 @@ def test_new_shares_hold_from_the_plan_on() -> None:
     policy.step(ev.PlanObserved(plan("w0", epoch=2, shares={"fashion": {"fashion/linear": 1.0}})), START_MS)
     (send,) = policy.step(ev.Arrived(0, [request("a", floor=0.8)]), START_MS).sends
     assert send.variant == "fashion/linear"
+
+
+def test_what_was_handed_back_as_late_is_not_sent_there_in_that_variant_again() -> None:
+    policy = dispatcher("w0", "w1")
+    (send,) = policy.step(ev.Arrived(0, [request("a", timeout_ms=400)]), START_MS).sends
+    seen = [(send.worker, send.variant)]
+    while True:
+        late = Returned(worker=send.worker, incarnation=1, ids=("a",), reason="too slow here", cause="late", at_ms=0)
+        sends = policy.step(ev.TelemetryObserved(late), START_MS).sends
+        if not sends:
+            break
+        (send,) = sends
+        seen.append((send.worker, send.variant))
+    assert len(seen) == len(set(seen)), "each lane has tried each variant once"
+    assert {worker for worker, _ in seen} == {"w0", "w1"}
+    assert send.attempt == 1, "handed back unstarted: no attempt"
+    (expired,) = policy.step(ev.Ticked(), START_MS + 500).answers
+    assert expired.outcome == "expired"

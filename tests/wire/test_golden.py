@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from golden_counts import COUNTS
 from golden_stage import FAILED_STAGE, PART, STAGE
 
 from broker.arrivals import read_entry
@@ -38,7 +39,15 @@ from schemas.plan import Binding, Plan, decode_plan, encode_plan
 from schemas.profile import Latency, Profile
 from schemas.request import Routing, TensorHead, read_routing
 from schemas.stage import decode_stage, encode_stage
-from schemas.telemetry import Departed, DispatcherReport, HostedVariant, Returned, WorkerReport, decode_telemetry, encode_telemetry
+from schemas.telemetry import (
+    Departed,
+    DispatcherReport,
+    HostedVariant,
+    Returned,
+    WorkerReport,
+    decode_telemetry,
+    encode_telemetry,
+)
 from schemas.terminal import (
     JSON_TYPE,
     MSGPACK_TYPE,
@@ -165,6 +174,7 @@ DISPATCHER = DispatcherReport(
     arrived={"fashion": {"fashion/cnn": 12, "-": 1}},
     outcomes={"completed": 11},
 )
+DISPATCHER_OF_ENDPOINTS = msgspec.structs.replace(DISPATCHER, endpoints={"pages": COUNTS})
 DEPARTED = Departed(role="worker", name="worker-cpu-0", incarnation=1_700_000_000_000, at_ms=1_700_000_001_000)
 RETURNED = Returned(worker="worker-cpu-0", incarnation=1_700_000_000_000, ids=("order-1", "order-2"), reason="draining", at_ms=1_700_000_001_000)
 PLAN = Plan(
@@ -246,7 +256,8 @@ KINDS = [
     Golden("terminal-rejected-v1.json", REJECTED, decode_terminal, _as_json),
     Golden("terminal-expired-v1.msgpack", EXPIRED, decode_terminal, _as_msgpack),
     Golden("telemetry-worker-v1.json", WORKER, decode_telemetry, encode_telemetry),
-    Golden("telemetry-dispatcher-v2.json", DISPATCHER, decode_telemetry, encode_telemetry),
+    Golden("telemetry-dispatcher-v3.json", DISPATCHER, decode_telemetry, encode_telemetry),
+    Golden("telemetry-dispatcher-endpoints-v3.json", DISPATCHER_OF_ENDPOINTS, decode_telemetry, encode_telemetry),
     Golden("telemetry-departed-v1.json", DEPARTED, decode_telemetry, encode_telemetry),
     Golden("telemetry-returned-v1.json", RETURNED, decode_telemetry, encode_telemetry),
     Golden("plan-v1.json", PLAN, decode_plan, encode_plan),
@@ -257,6 +268,7 @@ KINDS = [
 
 EARLIER = [
     Golden("telemetry-dispatcher-v1.json", DISPATCHER, decode_telemetry, encode_telemetry),
+    Golden("telemetry-dispatcher-v2.json", DISPATCHER, decode_telemetry, encode_telemetry),
     Golden("work-order-v1.msgpack", ORDER, decode_order, encode_order),
     Golden("catalog-task-v1.json", TASK, decode_task, encode_catalog),
     Golden("catalog-endpoint-v1.json", ENDPOINT, decode_endpoint, encode_catalog),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import lru_cache
 from heapq import heappop, heappush
 
 import msgspec
@@ -49,11 +50,15 @@ class BatchRules(msgspec.Struct, frozen=True):
         """The rows that are computed for `rows`: the next size of the backend; beyond rows_max, chunks of it."""
         if self.whole:
             return 1
+        if 0 < rows <= self.rows_max:
+            return self.size_for(rows)
         whole, rest = divmod(rows, self.rows_max)
         return whole * self.size_for(self.rows_max) + (self.size_for(rest) if rest else 0)
 
     def size_for(self, rows: int) -> int:
         """What the backend is given for a chunk of `rows` (at most rows_max)."""
+        if not self.sizes:
+            return rows
         at = bisect_left(self.sizes, rows)
         return self.sizes[at] if at < len(self.sizes) else rows
 
@@ -62,11 +67,17 @@ class BatchRules(msgspec.Struct, frozen=True):
 
     def efficient_rows(self) -> int:
         """The smallest batch that comes within 5 % of the best rate: beyond it, batching makes everyone wait for nothing."""
-        candidates = self.sizes or tuple(rows for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if rows < self.rows_max)
-        sizes = sorted({rows for rows in candidates if rows <= self.rows_max} | {self.rows_max})
+        sizes = _candidates(self.sizes, self.rows_max)
         rates = [rows / (self.latency_at(rows).p50_ms + BATCH_OVERHEAD_MS) for rows in sizes]
         best = max(rates)
         return next(rows for rows, rate in zip(sizes, rates, strict=True) if rate >= EFFICIENT * best)
+
+
+@lru_cache(maxsize=256)
+def _candidates(sizes: tuple[int, ...], rows_max: int) -> tuple[int, ...]:
+    """Batch sizes worth comparing, smallest first."""
+    candidates = sizes or tuple(rows for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if rows < rows_max)
+    return tuple(sorted({rows for rows in candidates if rows <= rows_max} | {rows_max}))
 
 
 class Batch(msgspec.Struct, frozen=True, eq=False):
@@ -154,6 +165,9 @@ class Batcher:
         """Take out what cannot be met even if it started now."""
         late: list[QueuedOrder] = []
         heap = self._by_latest_start
+        if not self.waiting_rows:
+            heap.clear()
+            return late
         while heap and (heap[0][2].taken or heap[0][0] < now_ms):
             _, number, queued = heappop(heap)
             if queued.taken:
@@ -165,7 +179,7 @@ class Batcher:
                 late.append(self._take(queued))
         # A variant that turned out slower: whoever would start next is judged by what is known now.
         for queue in self._queues.values():
-            while (head := _head(queue)) is not None and self._latest_start_ms(queue.rules, head.order) < now_ms:
+            while queue.waiting and (head := _head(queue)) is not None and self._latest_start_ms(queue.rules, head.order) < now_ms:
                 late.append(self._take(head))
         return late
 
@@ -211,7 +225,7 @@ class Batcher:
     def _most_urgent(self) -> str | None:
         best: tuple[tuple[int, int, int], str] | None = None
         for variant, queue in self._queues.items():
-            if _head(queue) is not None and (best is None or queue.heap[0][:3] < best[0]):
+            if queue.waiting and _head(queue) is not None and (best is None or queue.heap[0][:3] < best[0]):
                 best = (queue.heap[0][:3], variant)
         return best[1] if best else None
 
@@ -220,7 +234,7 @@ class Batcher:
         rules = queue.rules
         head = heappop(queue.heap)[3]
         orders, rows, earliest_ms = [head], head.order.rows, float(head.order.deadline_ms)
-        rows_max = max(min(rules.efficient_rows(), rules.rows_max), 1)
+        rows_max = max(min(rules.efficient_rows(), rules.rows_max), 1) if queue.heap else rows
         while queue.heap and rows < rows_max:
             following = queue.heap[0][3]
             if not following.taken:

@@ -104,6 +104,11 @@ class HostedVariants:
         shown = self.visible()
         return self.epoch >= 0 and all(variant in shown and shown[variant].state in (READY, FAILED) for variant in self._wanted)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of everything that is in memory, what leaves included."""
+        return self._used()
+
     def visible(self) -> dict[str, Hosted]:
         """One entry for each variant, as telemetry shows it; a wanted variant that the catalog lacks is failed."""
         ranked = sorted(self._hosted, key=lambda hosted: _PREFERENCE.index(hosted.state), reverse=True)

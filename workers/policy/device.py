@@ -1,0 +1,190 @@
+"""Decides what one worker's device does next: which orders it takes, hands back or lets expire, which batch or load it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from schemas.catalog import VariantSpec
+from schemas.plan import Binding
+from schemas.profile import Latency
+from schemas.telemetry import HostedVariant
+from workers.policy.batcher import Batch, BatchRules, QueuedOrder, Wait
+from workers.policy.forms import Forms, Shape
+from workers.policy.hosting import Command, Hosted, HostedVariants, Wanted
+
+
+class OrderQueue(Protocol):
+    """What a batcher is to its device: `workers.policy.batcher.Batcher`, or another rule of forming batches."""
+
+    waiting_rows: int
+
+    def host(self, variant: str, rules: BatchRules) -> None: ...
+    def hosts(self, variant: str) -> bool: ...
+    def waiting(self, variant: str) -> int: ...
+    def add(self, queued: QueuedOrder) -> bool: ...
+    def finish(self, queued: QueuedOrder) -> None: ...
+    def drop_late(self, now_ms: float) -> list[QueuedOrder]: ...
+    def next_drop_ms(self) -> float | None: ...
+    def take_all(self) -> list[QueuedOrder]: ...
+    def take(self, variant: str) -> list[QueuedOrder]: ...
+    def next_batch(self, now_ms: float, *, arriving: bool = False) -> Batch | Wait | None: ...
+
+
+class Decision(msgspec.Struct):
+    """What is due now. `start` goes on the device, whose end is told by `computed` or `commanded`."""
+
+    expired: list[QueuedOrder] = []
+    """Their deadline came while they waited."""
+    returned: list[QueuedOrder] = []
+    """They could not finish in time here, even if they started now: another variant, or another worker, may still make it."""
+    start: Batch | Command | None = None
+    wake_ms: float | None = None
+    """Decide again then, at the latest."""
+
+
+class DevicePolicy:
+    """One device with its queue and its variants; one call is on it at a time."""
+
+    def __init__(self, queue: OrderQueue, *, memory_bytes_max: int, queue_rows_max: int) -> None:
+        self.queue = queue
+        self.hosting = HostedVariants(memory_bytes_max=memory_bytes_max)
+        self.forms = Forms()
+        self.running = False
+        self._queue_rows_max = queue_rows_max
+        self._batch_size_max: dict[str, int] = {}
+        self._hosting_due = True
+        self._commanded_last = False
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing waits."""
+        return not self.running and not self.queue.waiting_rows
+
+    # -- what is asked of it
+
+    def plan(self, epoch: int, wanted: dict[str, Wanted], now_ms: float) -> None:
+        """Host these from now on."""
+        self.hosting.plan(epoch, wanted, now_ms)
+        self._batch_size_max = {variant: wish.batch_size_max for variant, wish in wanted.items()}
+        for variant in wanted:
+            hosted = self.hosting.serving(variant)
+            if hosted is not None:
+                self._host(hosted)
+        self._hosting_due = True
+
+    def accept(self, queued: QueuedOrder) -> str:
+        """Queue an order; says why not where it is not taken: `duplicate`, `not hosted` or `full`. Call decide() after the last one."""
+        order = queued.order
+        if self.hosting.serving(order.variant) is None or not self.queue.hosts(order.variant):
+            return "not hosted"
+        if self.queue.waiting_rows + order.rows > self._queue_rows_max:
+            return "full"
+        return "" if self.queue.add(queued) else "duplicate"
+
+    def look(self) -> None:
+        """Time has passed: the hosting policy may want something by now."""
+        self._hosting_due = True
+
+    def decide(self, now_ms: float, *, arriving: bool = False, may_start: bool = True, may_compute: bool = True) -> Decision:
+        """What is due; `arriving`: more orders are there to be read at once. Not `may_start`: nothing is begun any more.
+
+        Not `may_compute`: no batch is begun now, as answers cannot leave.
+        """
+        decision = Decision()
+        for queued in self.queue.drop_late(now_ms):
+            (decision.expired if now_ms >= queued.order.deadline_ms else decision.returned).append(queued)
+        if self.running or not may_start:
+            if self.queue.waiting_rows:
+                decision.wake_ms = self.queue.next_drop_ms()
+            return decision
+        command = self._command(now_ms) if self._hosting_due else None
+        if command is not None:
+            decision.start, self.running = command, True
+        elif may_compute:
+            batch = self.queue.next_batch(now_ms, arriving=arriving)
+            if isinstance(batch, Wait):
+                decision.wake_ms = batch.until_ms
+            elif batch is not None:
+                decision.start, self.running, self._commanded_last = batch, True, False
+        return decision
+
+    def _command(self, now_ms: float) -> Command | None:
+        """The hosting policy's next command; batches have their turn between two of them."""
+        if self._commanded_last and self.queue.waiting_rows:
+            self._commanded_last = False
+            return None
+        command = self.hosting.decide(now_ms, self._busy)
+        if command is None:
+            self._hosting_due = False
+        else:
+            self._commanded_last = True
+        return command
+
+    def _busy(self, hosted: Hosted) -> bool:
+        return self.queue.waiting(hosted.variant) > 0 and self.hosting.serving(hosted.variant) is hosted
+
+    # -- what it is told
+
+    def computed(self, hosted: Hosted | None, rows: int, spent_ms: float) -> None:
+        """The batch is off the device; `hosted`: whose cost it tells of, None where it says nothing about it."""
+        self.running = False
+        if hosted is not None and rows:
+            self.forms.computed(hosted, rows, spent_ms)
+
+    def ended(self) -> None:
+        """A command is off the device; say with one of the next four what came of it."""
+        self.running = False
+        self._hosting_due = True
+
+    def loaded(self, hosted: Hosted, shape: Shape, *, memory_bytes: int, load_ms: float, now_ms: float) -> bool:
+        """It is in memory; False where it turned out too large: free it."""
+        self.forms.take(hosted, shape)
+        fits = self.hosting.loaded(hosted, memory_bytes=memory_bytes, load_ms=load_ms, now_ms=now_ms)
+        if not fits:
+            self.forms.forget(hosted)
+        return fits
+
+    def warmed(self, hosted: Hosted, batches: dict[int, Latency]) -> None:
+        """It is as fast as it gets."""
+        self.forms.learn(hosted, batches)
+        self.hosting.warmed(hosted)
+        self._host(hosted)
+
+    def unloaded(self, hosted: Hosted) -> list[QueuedOrder]:
+        """It is gone; returns what waited for it, where nothing else here can compute that."""
+        self.forms.forget(hosted)
+        self.hosting.unloaded(hosted)
+        return self.queue.take(hosted.variant) if self.hosting.serving(hosted.variant) is None else []
+
+    def failed(self, hosted: Hosted, reason: str, now_ms: float) -> None:
+        """It did not load, or does not run: free it."""
+        self.hosting.failed(hosted, reason, now_ms)
+        self.forms.forget(hosted)
+
+    def _host(self, hosted: Hosted) -> None:
+        """Take orders for it."""
+        self.queue.host(hosted.variant, self.forms.bound(hosted, self._batch_size_max.get(hosted.variant)))
+
+    # -- what telemetry says of it
+
+    def credits(self, *, hold_ms: float, rows_max: int) -> int:
+        """Rows to hold, waiting and running."""
+        return self.forms.credits(self.hosting, hold_ms=hold_ms, rows_max=rows_max)
+
+    def shown(self) -> dict[str, HostedVariant]:
+        """Its variants."""
+        return self.forms.shown(self.hosting)
+
+
+def wanted_by(binding: Binding | None, specs: Mapping[str, VariantSpec], memory_bytes: Callable[[str, VariantSpec], int]) -> dict[str, Wanted]:
+    """What a binding asks of its worker; `memory_bytes`: what a variant needs as far as it is known, else 0."""
+    wanted: dict[str, Wanted] = {}
+    for variant in binding.variants if binding is not None else ():
+        assert binding is not None
+        spec = specs.get(variant)
+        rows = min(binding.batch_size_max, spec.batch_size_max) if spec else binding.batch_size_max
+        wanted[variant] = Wanted(spec, rows, binding.threads, memory_bytes(variant, spec) if spec else 0)
+    return wanted
