@@ -9,6 +9,7 @@ import msgspec
 
 from scaler.optimizers.snapshot import Snapshot
 from schemas.plan import Binding
+from schemas.plan_journal import Explanation
 
 ENTRY_POINTS = "headrace.optimizers"
 OPTIMAL, FEASIBLE, FALLBACK, INFEASIBLE = "optimal", "feasible", "fallback", "infeasible"
@@ -30,25 +31,6 @@ class Limits:
         return max(self._until_s - self._clock_s(), 0.0)
 
 
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the proposal is what it is."""
-
-    status: str
-    """optimal, feasible (time ran out, or a heuristic), fallback (a simpler rule decided) or infeasible (demand had to be cut)."""
-    objective: float = 0.0
-    """In the optimizer's own unit, named in `bound_by` or its documentation."""
-    gap: float | None = None
-    """Relative distance to the best bound, where a solver knows one."""
-    bound_by: tuple[str, ...] = ()
-    """What kept it from being better, most important first: "cpu workers are full", "floor 0.93 of shop leaves one variant"."""
-    served: dict[str, float] = {}
-    """By endpoint: the part of its forecast that this plan can serve in time."""
-    accuracy: dict[str, float] = {}
-    """By endpoint: effective accuracy (served) that this plan expects."""
-    load: dict[str, float] = {}
-    """By worker type: the part of its capacity that is used."""
-
-
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     """A plan without an epoch."""
 
@@ -58,6 +40,8 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     """By task: the part of its requests that each variant key should answer; a task that is missing leaves it to the dispatcher."""
     budgets: dict[str, dict[str, float]] = {}
     """By endpoint: milliseconds for each stage."""
+    memory: dict[str, float] = {}
+    """What the optimizer wants to find in `Snapshot.memory` the next time (a count of calm decisions, say)."""
     explanation: Explanation
 
 

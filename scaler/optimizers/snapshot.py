@@ -134,3 +134,5 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Until the next periodic plan."""
     lanes_per_class: int = 64
     """Lanes are numbered from 0; no two workers of a class share one."""
+    memory: dict[str, float] = {}
+    """`Proposal.memory` of the optimizer's last proposal: an optimizer keeps nothing in itself."""

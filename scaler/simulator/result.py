@@ -43,6 +43,8 @@ class EndpointResult(msgspec.Struct, frozen=True, kw_only=True):
     accuracy_served: float | None = None
     accuracy_best: float = 0.0
     """What the most accurate path has."""
+    latency_mean_ms: float | None = None
+    """From the log's receipt of the request to its terminal record, of the completed; so are the quantiles."""
     latency_p50_ms: float | None = None
     latency_p99_ms: float | None = None
     max_accuracy_drop: float = 0.0

@@ -5,20 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from broker.policy.entry import Send
+from scaler.simulator.records import Request
 from schemas.plan import Plan
-from schemas.terminal import PathStep
+
+
+class Ended(msgspec.Struct, gc=False):
+    """A terminal record as it comes into the log."""
+
+    at_ms: float
+    key: bytes
+    outcome: str
+    accuracy: float | None
+    finished_ms: float
+    by: str
+    path: Sequence[tuple[str, float]] = ()
+    """What was computed: (variant, accuracy)."""
 
 
 class Watcher(Protocol):
     """Called in the order of virtual time. Must be cheap: it sees every request."""
 
-    def offered(self, at_ms: float, key: bytes, shard: int, offset: int, endpoint: str, floor: float, deadline_ms: int) -> None:
+    def offered(self, at_ms: float, shard: int, offset: int, request: Request) -> None:
         """A request record is in the log."""
         ...
 
     def sent(self, at_ms: float, dispatcher: str, send: Send) -> None:
         """A dispatcher wrote an order to a lane."""
+        ...
+
+    def returned(self, at_ms: float, worker: str, incarnation: int, orders: Sequence[str]) -> None:
+        """A worker hands orders back unstarted; by name."""
         ...
 
     def computing(self, at_ms: float, worker: str, incarnation: int, variant: str, orders: Sequence[str], rows: int) -> None:
@@ -29,9 +48,7 @@ class Watcher(Protocol):
         """What a worker hosts has changed: bytes by ready variant, and all that is in memory."""
         ...
 
-    def terminal(
-        self, at_ms: float, key: bytes, shard: int, outcome: str, accuracy: float | None, finished_ms: float, by: str, path: Sequence[PathStep]
-    ) -> None:
+    def terminal(self, ended: Ended) -> None:
         """A terminal record is in the log; the first of a key is the answer, later ones are seen by nobody."""
         ...
 

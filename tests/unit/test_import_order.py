@@ -39,6 +39,7 @@ OWNERS = {
         "workers.gpu",
         "workers.vpu",
         "workers.contract_cases",
+        "workers.fpga",
     ),
     "ruamel": ("deploy.yaml_documents",),
     "click": ("deploy.cli", "deploy.commands"),

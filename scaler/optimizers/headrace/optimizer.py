@@ -1,0 +1,164 @@
+"""`headrace`: plans for pipelines on unlike workers, with floors, switching cost and uncertainty: a linear program, rounded onto the workers."""
+
+from __future__ import annotations
+
+from math import inf, isfinite
+
+from scaler.optimizers.capacity import Capacity
+from scaler.optimizers.headrace.allocation import Model, Team
+from scaler.optimizers.headrace.binding import bindings_of, budgets_of
+from scaler.optimizers.headrace.explaining import explain, idle
+from scaler.optimizers.headrace.hosting import (
+    Candidate,
+    Hosting,
+    Reserve,
+    Wanted,
+    by_crew,
+    choices,
+    decided,
+    filled,
+    free_teams,
+    packed,
+    present,
+    rule_of_thumb,
+    single_teams,
+    stayed,
+)
+from scaler.optimizers.headrace.routes import Routes, routes_of, surge_of
+from scaler.optimizers.headrace.settings import HeadraceSettings
+from scaler.optimizers.optimizer import Limits, Proposal
+from scaler.optimizers.snapshot import Snapshot
+
+RELAXED_PART, EXACT_PART, JUDGED_PART = 0.5, 0.6, 0.6
+"""Parts of the time left that each step may take."""
+BETTER = 1e-9
+FULL = 0.98
+LOST_AGAIN = 1.0
+"""What one packing lost is taken off the crew's time before the next, times this."""
+
+
+class HeadraceOptimizer:
+    """In three steps.
+
+    1. The relaxation: how much time of each crew goes to which variant, if hosting could be split at will: an upper bound of what can be reached.
+    2. Its rounding: that time is packed onto workers, whoever hosts a variant already first. Where there are few choices, they are made exactly
+    instead, with one binary for each worker and variant.
+    3. With the hosting fixed, the program again: what it is really worth. The best of this and the present plan wins; where the time is too short for
+    the first step, a rule of thumb takes its place.
+
+    4. What the winner leaves idle (time, memory) is made ready for a surge: the plan of a multiple of the demand, and further variants of the same
+    tasks, so that the dispatcher can step down, or up, at once. That is no part of the objective.
+
+    Shares stay empty: the dispatcher sees the load of the moment, the plan only what was forecast for the interval; the plan decides what there is to
+    choose from.
+    """
+
+    name = "headrace"
+    source = "Headrace"
+
+    def __init__(self, settings: HeadraceSettings | None = None) -> None:
+        self._settings = settings or HeadraceSettings()
+
+    def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
+        """See scaler.optimizers.optimizer."""
+        capacity = Capacity(snapshot)
+        routes = routes_of(snapshot, capacity, self._settings)
+        if not any(each.routes for each in routes.classes):
+            hosting = present(routes, capacity)
+            return Proposal(bindings=bindings_of(snapshot, routes, capacity, hosting), explanation=idle(snapshot, routes, capacity))
+        search = _Search(snapshot, capacity, routes, self._settings, limits)
+        best, bound = search.run()
+        if best is None:
+            return Proposal(bindings=bindings_of(snapshot, routes, capacity, search.unjudged()), explanation=idle(snapshot, routes, capacity))
+        return Proposal(
+            bindings=bindings_of(snapshot, routes, capacity, search.filled(best)),
+            budgets=budgets_of(snapshot, routes, best.allocation),
+            explanation=explain(snapshot, routes, capacity, best, bound),
+        )
+
+
+class _Search:
+    """One proposal's search for a hosting."""
+
+    def __init__(self, snapshot: Snapshot, capacity: Capacity, routes: Routes, settings: HeadraceSettings, limits: Limits) -> None:
+        self._snapshot, self._capacity, self._routes, self._settings, self._limits = snapshot, capacity, routes, settings, limits
+        interval_ms = snapshot.interval_ms if isfinite(snapshot.interval_ms) and snapshot.interval_ms > 0.0 else 10_000.0
+        self._interval_ms = interval_ms
+        self._horizon_ms = settings.horizon_intervals * interval_ms
+        self._best: Candidate | None = None
+        self._present = present(routes, capacity)
+        self._packed: tuple[Hosting, Reserve] | None = None
+
+    def run(self) -> tuple[Candidate | None, float]:
+        """The best candidate, None where the time was too short to judge any; and an upper bound of all objectives."""
+        bound = self._round()
+        if choices(self._routes) <= self._settings.exact_binaries_max and self._gap(bound) > self._settings.gap:
+            exact = self._model(single_teams(self._routes)).solve(time_s=self._limits.left_s * EXACT_PART, seed=self._limits.seed)
+            if exact is not None:
+                bound = min(bound, exact.objective * (1.0 + (exact.gap or 0.0)))
+                self._judge(decided(self._routes, self._capacity, exact))
+        return self._best, bound
+
+    def unjudged(self) -> Hosting:
+        """What to do where there was no time to compare: stay; where nothing is hosted yet, take what was packed."""
+        if self._present.any or self._packed is None:
+            return self._present
+        return filled(self._routes, self._capacity, *self._packed)
+
+    def _round(self) -> float:
+        """Relax, pack, judge; and again with what the packing lost taken off, until little is lost. Returns the bound of the first relaxation."""
+        bound, like = inf, None
+        lost = [0.0] * len(self._routes.crews)
+        for _ in range(1 + self._settings.repairs):
+            relaxed = self._model(free_teams(self._routes, lost)).solve(time_s=self._limits.left_s * RELAXED_PART, seed=self._limits.seed)
+            if like is None and relaxed is not None and relaxed.proven:
+                bound = relaxed.objective
+            if relaxed is not None and not relaxed.proven:
+                relaxed = None
+            wanted = relaxed.busy if relaxed is not None else rule_of_thumb(self._routes)
+            if like is None and self._settled(wanted, bound):
+                break
+            like, missing = packed(self._routes, self._capacity, wanted, like)
+            self._packed = like, Reserve(wanted, wanted, self._interval_ms, self._settings.spare_variants_max)
+            self._judge(like)
+            if relaxed is None or self._best is None or self._gap(bound) <= self._settings.rounding_gap:
+                break
+            lost = [before + LOST_AGAIN * more for before, more in zip(lost, missing, strict=True)]
+        return bound
+
+    def _settled(self, wanted: Wanted, bound: float) -> bool:
+        """Judge the present hosting first, so that others must be better; whether it is good enough."""
+        if not self._present.any:
+            return False
+        self._judge(stayed(self._routes, self._capacity, wanted))
+        return self._gap(bound) <= self._settings.gap
+
+    def filled(self, best: Candidate) -> Hosting:
+        """The best hosting with its idle time and memory put to use."""
+        if self._settings.surge <= 0.0:
+            return best.hosting
+        wanted = by_crew(self._routes, best.hosting.teams(self._routes), best.allocation)
+        surge = wanted
+        if any(sum(times.values()) < FULL * crew.size for times, crew in zip(wanted, self._routes.crews, strict=True)):
+            routes = surge_of(self._routes, self._settings)
+            model = Model(routes, free_teams(routes, [0.0] * len(routes.crews)), self._capacity, self._settings, self._horizon_ms)
+            solved = model.solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
+            surge = solved.busy if solved is not None else wanted
+        return filled(self._routes, self._capacity, best.hosting, Reserve(wanted, surge, self._interval_ms, self._settings.spare_variants_max))
+
+    def _model(self, teams: list[Team]) -> Model:
+        return Model(self._routes, teams, self._capacity, self._settings, self._horizon_ms)
+
+    def _gap(self, bound: float) -> float:
+        if self._best is None or bound == inf:
+            return inf
+        return (bound - self._best.objective) / max(abs(bound), 1e-9)
+
+    def _judge(self, hosting: Hosting) -> None:
+        """Keep the hosting where it is the best so far."""
+        allocation = self._model(hosting.teams(self._routes)).solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
+        if allocation is None:
+            return
+        objective = allocation.objective - hosting.switching(self._routes, self._capacity, self._settings, self._horizon_ms)
+        if self._best is None or objective > self._best.objective + self._settings.stay * abs(self._best.objective) + BETTER:
+            self._best = Candidate(hosting, allocation, objective)

@@ -1,0 +1,103 @@
+"""Whether a proposal is worth its loads: both plans are measured by the same yardstick on the same snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from scaler.optimizers.capacity import Capacity
+from scaler.optimizers.evaluation import Flows, flows_of
+from scaler.optimizers.snapshot import READY, Snapshot
+from scaler.policy.control_settings import ControlSettings
+from scaler.policy.rebinding import Rebound
+from scaler.policy.rebinding_steps import Level
+from schemas.plan import Binding
+
+SERVED_TELLS = 0.002
+"""Plans that serve the same part but for this are told apart by accuracy."""
+NEEDED_MARGIN = 1.1
+"""Of the forecast, that must stay while workers change."""
+
+
+class Worth(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change brings, and what it costs."""
+
+    gain: float
+    """Part of the forecast served in time, or (where that is the same) accuracy of what is served."""
+    cost: float
+    """The part of all workers' time that goes into loading, over the intervals for which a plan is expected to stay."""
+    text: str
+
+    def enough(self, settings: ControlSettings) -> bool:
+        """The hysteresis."""
+        return self.gain - self.cost >= settings.gain_min
+
+
+def worth(rebound: Rebound, present: Sequence[Binding], snapshot: Snapshot, settings: ControlSettings) -> Worth:
+    """Of going from the present bindings to these."""
+    snapshot = _with_headroom(snapshot, settings.headroom)
+    capacity = Capacity(snapshot)
+    hosted = {variant.key for variant in snapshot.variants}
+    ready = {worker.name for worker in snapshot.workers if worker.state == READY}
+    usable = [
+        msgspec.structs.replace(binding, variants=tuple(key for key in binding.variants if key in hosted))
+        for binding in present
+        if binding.worker in ready
+    ]
+    served, accuracy = _value(flows_of(usable, snapshot, capacity), snapshot)
+    then_served, then_accuracy = _value(flows_of(rebound.bindings, snapshot, capacity), snapshot)
+    by_served = abs(then_served - served) > SERVED_TELLS
+    gain = then_served - served if by_served else then_accuracy - accuracy
+    cost = rebound.load_ms / (max(len(ready), 1) * max(settings.load_intervals * snapshot.interval_ms, 1.0))
+    of = f"{settings.headroom:g} times the forecast"
+    what = f"serves {then_served:.1%} of {of}, now {served:.1%}" if by_served else f"accuracy {then_accuracy:.4f}, now {accuracy:.4f}"
+    return Worth(gain=gain, cost=cost, text=f"{what}; {rebound.loads} loads cost {cost:.1%} of the workers' time")
+
+
+def _with_headroom(snapshot: Snapshot, factor: float) -> Snapshot:
+    endpoints = tuple(
+        msgspec.structs.replace(
+            endpoint, floors=tuple(msgspec.structs.replace(floor, forecast_rps=factor * floor.forecast_rps) for floor in endpoint.floors)
+        )
+        for endpoint in snapshot.endpoints
+    )
+    return msgspec.structs.replace(snapshot, endpoints=endpoints)
+
+
+def _value(flows: Flows, snapshot: Snapshot) -> tuple[float, float]:
+    """(part of all forecasts that is served, mean accuracy of that); an endpoint of which nothing is asked counts for nothing."""
+    rates = {endpoint.endpoint: endpoint.forecast_rps for endpoint in snapshot.endpoints}
+    total = sum(rates.values())
+    if total <= 0.0 or not flows.solved:
+        return 1.0, 0.0
+    served = {name: rate * flows.served.get(name, 0.0) for name, rate in rates.items()}
+    answered = sum(served.values())
+    accuracy = sum(rate * flows.accuracy.get(name, 0.0) for name, rate in served.items()) / answered if answered > 0.0 else 0.0
+    return answered / total, accuracy
+
+
+def needed(snapshot: Snapshot) -> dict[Level, float]:
+    """Rows/s that must be possible at each level of accuracy of each task, for the forecast as it is.
+
+    Each stage of a path must be at least as accurate as the path's floor, so that this is the least that is needed.
+    """
+    levels: dict[str, list[float]] = {}
+    for variant in snapshot.variants:
+        levels.setdefault(variant.task, []).append(variant.accuracy)
+    found: dict[Level, float] = {(task, accuracy): 0.0 for task, accuracies in levels.items() for accuracy in accuracies}
+    for endpoint in snapshot.endpoints:
+        rows: dict[str | None, float] = {None: 1.0}
+        for stage in endpoint.stages:
+            reaching = rows.get(stage.after, 1.0) * max(stage.rows.values(), default=1.0)
+            rows[stage.name] = reaching
+            accuracies = levels.get(stage.task, [])
+            for demand in endpoint.floors:
+                least = min((accuracy for accuracy in accuracies if accuracy >= demand.floor - 1e-9), default=None)
+                for accuracy in _up_to(accuracies, least):
+                    found[stage.task, accuracy] += demand.forecast_rps * reaching * NEEDED_MARGIN
+    return found
+
+
+def _up_to(accuracies: Iterable[float], most: float | None) -> set[float]:
+    return set() if most is None else {accuracy for accuracy in accuracies if accuracy <= most}

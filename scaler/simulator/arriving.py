@@ -1,0 +1,162 @@
+"""Brings the loads' requests into the log, a slice of time after the other."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaler.simulator.agenda import START_MS
+from scaler.simulator.chance import ARRIVALS, generator
+from scaler.simulator.records import Request
+from scaler.simulator.scenario import Load, Scenario
+from scaler.simulator.workloads.arrivals import arrival_chunks
+from scaler.simulator.workloads.mix import mix
+from scaler.simulator.world import World
+
+Numbers = NDArray[np.float64]
+SLICE_MS = 50.0
+DUPLICATE_MS = 20.0
+"""A client that was not sure sends again within this time."""
+
+
+class _Stream:
+    """The arrivals of one load, cut into slices."""
+
+    def __init__(self, load: Load, number: int, scenario: Scenario, seed: int, stamps_ms: Numbers | None) -> None:
+        self.load = load
+        self.draws = generator(seed, ARRIVALS, number, 1)
+        self._pieces: Iterator[Numbers] = arrival_chunks(load.arrivals, scenario.duration_s, generator(seed, ARRIVALS, number, 0), stamps_ms)
+        self._piece: Numbers = np.empty(0)
+        self._at = 0
+
+    def until(self, end_ms: float) -> Numbers:
+        """What comes before this time, and was not handed out before."""
+        parts: list[Numbers] = []
+        while True:
+            end = int(np.searchsorted(self._piece, end_ms, side="left"))
+            if end > self._at:
+                parts.append(self._piece[self._at : end])
+            self._at = end
+            if end < len(self._piece):
+                break
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._piece, self._at = np.empty(0), 0
+                break
+            self._piece, self._at = piece, 0
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
+
+
+class Arriving:
+    """All loads together. Keys count the requests; the shard of each is chance, as a hash would have it."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        traces: Mapping[str, Numbers],
+        world: World,
+    ) -> None:
+        self._streams = [_Stream(load, number, scenario, seed, traces.get(load.arrivals.file)) for number, load in enumerate(scenario.loads)]
+        self._shards = generator(seed, ARRIVALS, len(self._streams))
+        self._again = generator(seed, ARRIVALS, len(self._streams), 1)
+        self._world, self._requests, self._tally, self._watchers = world, world.requests, world.tally, world.watchers
+        self._duration_ms = scenario.duration_s * 1e3
+        self._count = 0
+        self._slice_ms = 0.0
+        self._untold: deque[tuple[float, Request, int, int]] = deque()
+        self.duplicated_part = 0.0
+        """Requests that come twice, while a fault lasts."""
+        self.last_deadline_ms = START_MS + self._duration_ms
+
+    def begin(self) -> None:
+        """Bring a slice in at the beginning of its time, over and over."""
+        self._world.agenda.schedule(START_MS, self._slice)
+
+    def _slice(self, _: None) -> None:
+        start_ms = self._slice_ms
+        end_ms = self._slice_ms = min(start_ms + SLICE_MS, self._duration_ms)
+        drawn = [self._drawn(stream, end_ms) for stream in self._streams]
+        rows = [row for part in drawn for row in part]
+        if rows:
+            if len(self._streams) > 1:
+                rows.sort(key=_time_of)
+            self._bring(rows, end_ms)
+        if end_ms < self._duration_ms:
+            self._world.agenda.schedule(START_MS + end_ms, self._slice)
+
+    def _drawn(self, stream: _Stream, end_ms: float) -> list[tuple[float, str, float, int, str, int]]:
+        at_ms = stream.until(end_ms)
+        load = stream.load
+        if not len(at_ms):
+            return []
+        asked = mix(load, len(at_ms), stream.draws)
+        timeouts_ms = np.maximum(asked.timeouts_ms, 1.0).astype(np.int64)
+        self._tally.offered(load.endpoint, at_ms)
+        self.last_deadline_ms = max(self.last_deadline_ms, START_MS + float(at_ms[-1]) + float(timeouts_ms.max()))
+        tenants: list[int] = asked.tenants.tolist()
+        names = [asked.names[at] for at in tenants]
+        endpoint, rows = load.endpoint, load.rows
+        return [
+            (at, endpoint, floor, timeout, name, rows)
+            for at, floor, timeout, name in zip(at_ms.tolist(), asked.floors.tolist(), timeouts_ms.tolist(), names, strict=True)
+        ]
+
+    def _bring(self, rows: list[tuple[float, str, float, int, str, int]], end_ms: float) -> None:
+        first, self._count = self._count, self._count + len(rows)
+        requests = [
+            Request(b"%d" % number, int(START_MS + at), endpoint, floor, timeout, tenant, count)
+            for number, (at, endpoint, floor, timeout, tenant, count) in enumerate(rows, first)
+        ]
+        self._tally.open([request.key for request in requests], [row[0] for row in rows])
+        at_ms = np.asarray([row[0] for row in rows])
+        if self.duplicated_part:
+            again = np.flatnonzero(self._again.random(len(rows)) < self.duplicated_part)
+            late_ms = np.minimum(at_ms[again] + self._again.random(len(again)) * DUPLICATE_MS, end_ms)
+            requests += [Request(*_again(requests[at], late)) for at, late in zip(again.tolist(), late_ms.tolist(), strict=True)]
+            at_ms = np.concatenate([at_ms, late_ms])
+        order = np.argsort(at_ms, kind="stable")
+        at_ms = at_ms[order] + START_MS
+        positions: list[int] = order.tolist()
+        self._write([requests[at] for at in positions], at_ms)
+
+    def _write(self, requests: list[Request], at_ms: Numbers) -> None:
+        shards = self._shards.integers(0, len(self._requests), len(requests))
+        visible_ms = at_ms + self._world.hops.many_ms(len(requests))
+        told: list[tuple[float, Request, int, int]] = []
+        for number, partition in enumerate(self._requests):
+            own = np.flatnonzero(shards == number)
+            if not len(own):
+                continue
+            own_requests = [requests[at] for at in own.tolist()]
+            if self._watchers:
+                start = partition.end
+                own_ms = at_ms[own].tolist()
+                told += [(at, request, number, start + index) for index, (at, request) in enumerate(zip(own_ms, own_requests, strict=True))]
+            own_visible_ms = np.maximum.accumulate(np.maximum(visible_ms[own], partition.latest_ms)).tolist()
+            partition.extend(own_requests, own_visible_ms)
+            owner = self._world.owners[number]
+            if owner is not None:
+                owner.wake(own_visible_ms[0])
+        if told:
+            told.sort(key=_time_of)
+            self._untold.extend(told)
+
+    def tell(self, now_ms: float) -> None:
+        """Let watchers know of what has come by now."""
+        untold = self._untold
+        while untold and untold[0][0] <= now_ms:
+            at_ms, request, shard, offset = untold.popleft()
+            for watcher in self._watchers:
+                watcher.offered(at_ms, shard, offset, request)
+
+
+def _time_of(row: tuple[float, *tuple[object, ...]]) -> float:
+    return row[0]
+
+
+def _again(request: Request, at_ms: float) -> tuple[bytes, int, str, float, int, str, int]:
+    return (request.key, int(START_MS + at_ms), request.endpoint, request.floor, request.timeout_ms, request.tenant, request.rows)

@@ -1,0 +1,60 @@
+"""From a dispatcher's send to the order that its worker reads, as broker/messages.py and workers/orders.py write and read it."""
+
+from __future__ import annotations
+
+from broker.policy.entry import Send
+from broker.policy.graph_request import StageJob
+from schemas.stage import TensorHead
+from schemas.work import WORK_VERSION, StagePart, WorkOrder, order_name
+from workers.policy.batcher import QueuedOrder
+
+SINGLE_STAGE = "main"
+
+
+def order_of(send: Send, epoch: int, blind_ms: int) -> QueuedOrder:
+    """What the worker queues; bodies are not simulated. `blind_ms`: by which dispatchers see deadlines too late."""
+    entry = send.entry
+    root = entry.root
+    request_id = (entry.key if root is None else root.key).decode()
+    stage, part, name = SINGLE_STAGE, None, request_id
+    if isinstance(entry.payload, StageJob):
+        stage, part = entry.payload.command.instance, _part(send, entry.payload)
+        name = order_name(request_id, part.instance)
+    order = WorkOrder(
+        WORK_VERSION,
+        entry.endpoint,
+        stage,
+        send.variant,
+        send.accuracy,
+        send.worker,
+        send.incarnation,
+        entry.shard,
+        entry.received_ms,
+        entry.deadline_ms - blind_ms,
+        entry.rows,
+        send.attempt,
+        epoch,
+        entry.priority,
+        entry.traceparent,
+        part,
+    )
+    return QueuedOrder(name, request_id, order, b"", "", send.lane, 0)
+
+
+def _part(send: Send, job: StageJob) -> StagePart:
+    """The endpoint stands for the name of the topic."""
+    request, command, stage = job.request, job.command, job.command.stage
+    final = command.final
+    return StagePart(
+        instance=command.instance,
+        revision=request.revision,
+        topic="" if final else stage.topic,
+        request_inputs=command.request_inputs,
+        tensors=tuple([TensorHead(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor in command.tensors.items()]),
+        outputs=None if final else stage.outputs,
+        answers=stage.answers if final else {},
+        path=tuple(request.run.path()) if final else (),
+        path_accuracy=request.run.path_accuracy(command.instance, send.accuracy, send.variant) if final else None,
+        parameters=stage.parameters,
+        ready_ms=int(job.ready_ms),
+    )

@@ -1,0 +1,193 @@
+"""What becomes of a proposal: checked, held against the present plan, put on the workers with the fewest loads, and carried out in steps."""
+
+from __future__ import annotations
+
+import msgspec
+from control_stage import ControlStage, hosted, proposing
+
+from scaler.optimizers.optimizer import FEASIBLE, Explanation, Proposal
+from scaler.policy.control import INVALID, KEPT, PUBLISHED, STEP
+from schemas.plan import Binding, Plan
+
+BOTH = ("t/large", "t/small")
+
+
+def settled(workers: tuple[str, ...] = ("w0", "w1")) -> ControlStage:
+    """Both variants are measured, and everybody hosts them."""
+    stage = ControlStage(workers)
+    stage.run(2)
+    for name in workers:
+        stage.policy.observe_worker(stage.report(name, variants={key: hosted(key) for key in BOTH}), stage.now_ms)
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    plan = stage.policy.decide(proposing(snapshot, dict.fromkeys(workers, BOTH)), snapshot, stage.now_ms)
+    assert plan is not None
+    stage.second()
+    return stage
+
+
+def test_an_invalid_proposal_leaves_the_plan_in_force_and_the_reason_is_kept() -> None:
+    stage = settled()
+    before = stage.policy.plan
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    assert stage.policy.decide(proposing(snapshot, {"w0": ("t/huge",)}), snapshot, stage.now_ms, "moody") is None
+    last = stage.policy.history[-1]
+    assert (last.kind, last.epoch) == (INVALID, before.epoch)
+    assert "moody proposed what cannot be: worker 'w0' gets 't/huge', which is unknown" in last.reason
+    assert stage.policy.plan == before
+
+
+def test_a_proposal_for_a_dead_worker_is_invalid() -> None:
+    stage = settled()
+    del stage.incarnations["w1"]
+    stage.run(4)
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    assert stage.policy.decide(proposing(snapshot, {"w1": BOTH}), snapshot, stage.now_ms) is None
+    assert "'w1' is lost" in stage.policy.history[-1].reason
+
+
+def test_a_gain_that_is_not_worth_its_loads_is_kept_and_says_so() -> None:
+    stage = settled()
+    narrow = proposing(stage.policy.snapshot(stage.now_ms), {"w0": ("t/large",), "w1": BOTH})
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    assert stage.policy.decide(narrow, snapshot, stage.now_ms) is None
+    last = stage.policy.history[-1]
+    assert last.kind == KEPT
+    assert last.reason.startswith("a gain of 0.00% is not worth it (accuracy 0.9000, now 0.9000; 0 loads")
+    assert stage.policy.decide(proposing(snapshot, {"w0": BOTH, "w1": BOTH}), snapshot, stage.now_ms) is None
+    assert stage.policy.history[-1].reason == "the bindings are the same"
+
+
+def test_a_gain_is_taken() -> None:
+    stage = settled()
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    stage.policy.observe_plan(Plan(epoch=9, bindings=tuple(msgspec.structs.replace(b, variants=("t/small",)) for b in stage.policy.plan.bindings)))
+    for name in ("w0", "w1"):
+        stage.policy.observe_worker(stage.report(name), stage.now_ms)
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    plan = stage.policy.decide(proposing(snapshot, {"w0": BOTH, "w1": BOTH}), snapshot, stage.now_ms)
+    assert plan is not None
+    assert plan.epoch == 10
+    assert "accuracy 0.9000, now 0.8000; 2 loads cost 2.0% of the workers' time" in plan.reason
+    assert (stage.policy.history[-1].kind, stage.policy.history[-1].loads) == (PUBLISHED, 2)
+
+
+def test_shares_alone_are_published_without_touching_the_bindings() -> None:
+    stage = settled()
+    bindings = stage.policy.plan.bindings
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    shares = {"t": {"t/large": 0.25, "t/small": 0.75}}
+    plan = stage.policy.decide(proposing(snapshot, {"w0": ("t/large",), "w1": BOTH}, shares), snapshot, stage.now_ms)
+    assert plan is not None
+    assert (plan.bindings, plan.shares) == (bindings, shares)
+    nearly = {"t": {"t/large": 0.26, "t/small": 0.74}}
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    assert stage.policy.decide(proposing(snapshot, {"w0": BOTH, "w1": BOTH}, nearly), snapshot, stage.now_ms) is None
+
+
+def test_a_rebinding_goes_by_steps_and_waits_for_those_who_load() -> None:
+    stage = settled()
+    large = tuple(msgspec.structs.replace(binding, variants=("t/large",)) for binding in stage.policy.plan.bindings)
+    stage.policy.observe_plan(Plan(epoch=5, bindings=large))
+    for name in ("w0", "w1"):
+        stage.policy.observe_worker(stage.report(name), stage.now_ms)
+    stage.rate_rps = 3_000.0  # more than the large variant serves
+    stage.counts.clear()
+    for _ in range(3):
+        stage.now_ms += 1_000.0
+        stage.policy.observe_dispatcher(stage.counted(), stage.now_ms)
+        for name in ("w0", "w1"):
+            stage.policy.observe_worker(stage.report(name), stage.now_ms)
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    shares = {"t": {"t/small": 1.0}}
+    first = stage.policy.decide(proposing(snapshot, {"w0": ("t/small",), "w1": ("t/small",)}, shares), snapshot, stage.now_ms)
+    assert first is not None
+    assert [set(binding.variants) for binding in first.bindings] == [{"t/small", "t/large"}] * 2
+    assert (first.epoch, first.shares) == (6, {})
+    loading = {"t/small": hosted("t/small", "loading"), "t/large": hosted("t/large")}
+    for name in ("w0", "w1"):
+        stage.policy.observe_worker(stage.report(name, variants=loading), stage.now_ms)
+    assert stage.policy.next_step(stage.now_ms) is None
+    for name in ("w0", "w1"):
+        stage.policy.observe_worker(stage.report(name), stage.now_ms)
+    last = stage.policy.next_step(stage.now_ms)
+    assert last is not None
+    assert ([binding.variants for binding in last.bindings], last.epoch, last.shares) == ([("t/small",)] * 2, 7, shares)
+    assert (stage.policy.next_step(stage.now_ms), stage.policy.rebinding) == (None, False)
+    assert stage.policy.history[-1].kind == STEP
+
+
+def test_a_step_that_never_settles_is_passed_over_in_the_end() -> None:
+    stage = settled()
+    stage.policy.observe_plan(Plan(epoch=5, bindings=tuple(msgspec.structs.replace(b, variants=("t/small",)) for b in stage.policy.plan.bindings)))
+    for name in ("w0", "w1"):
+        stage.policy.observe_worker(stage.report(name), stage.now_ms)
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    assert stage.policy.decide(proposing(snapshot, {"w0": ("t/large",), "w1": ("t/large",)}), snapshot, stage.now_ms) is not None
+    assert stage.policy.next_step(stage.now_ms + 59_000.0) is None
+    assert stage.policy.next_step(stage.now_ms + 60_000.0) is not None
+    assert "not everybody was ready in time" in stage.policy.history[-1].reason
+
+
+def test_bindings_go_to_those_who_host_them_and_workers_keep_their_lanes() -> None:
+    stage = settled()
+    first, second = stage.policy.plan.bindings
+    apart = (msgspec.structs.replace(first, variants=("t/small",)), msgspec.structs.replace(second, variants=("t/large",)))
+    stage.policy.observe_plan(Plan(epoch=5, bindings=apart))
+    for name in ("w0", "w1"):
+        stage.policy.observe_worker(stage.report(name), stage.now_ms)
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    crossed = Proposal(
+        bindings=(
+            Binding(worker="w0", accelerator="cpu", lane=7, variants=("t/large",)),
+            Binding(worker="w1", accelerator="cpu", lane=8, variants=("t/small",)),
+        ),
+        explanation=Explanation(status=FEASIBLE),
+    )
+    assert stage.policy.decide(crossed, snapshot, stage.now_ms) is None
+    assert stage.policy.history[-1].reason == "the bindings are the same"
+
+
+def test_a_lost_worker_keeps_its_binding_and_lane_until_it_is_forgotten() -> None:
+    stage = settled()
+    kept = stage.policy.plan.binding("w1")
+    del stage.incarnations["w1"]
+    stage.incarnations["w2"] = 1
+    stage.run(20)
+    assert stage.policy.plan.binding("w1") == kept
+    assert stage.policy.plan.binding("w2") is not None
+    lanes = [binding.lane for binding in stage.policy.plan.bindings]
+    assert len(set(lanes)) == len(lanes) == 3
+    stage.run(60)
+    stage.rate_rps *= 4.0
+    stage.incarnations["w3"] = 1
+    stage.run(10)
+    assert stage.policy.plan.binding("w1") is None
+
+
+def test_epochs_go_on_from_another_leaders_plan_and_older_plans_change_nothing() -> None:
+    stage = settled()
+    other = Plan(epoch=41, bindings=stage.policy.plan.bindings[:1], planner="other")
+    stage.policy.observe_plan(other)
+    stage.policy.observe_plan(Plan(epoch=40))
+    assert stage.policy.plan == other
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    plan = stage.policy.decide(proposing(snapshot, {"w0": BOTH, "w1": BOTH}), snapshot, stage.now_ms)
+    assert plan is not None
+    assert plan.epoch == 42
+    assert "1 workers had nothing to do" in plan.reason
+
+
+def test_variants_that_nobody_has_measured_are_tried() -> None:
+    stage = ControlStage()
+    stage.run(4)
+    # Nothing is known yet: everybody tries everything.
+    assert [set(binding.variants) for binding in stage.plans[0].bindings] == [set(BOTH)] * 2
+    stage.run(10)
+    assert {variant.key for variant in stage.policy.snapshot(stage.now_ms).variants} == set(BOTH)
+
+
+def test_history_is_bounded() -> None:
+    stage = settled()
+    for _ in range(300):
+        stage.policy.failed("late", stage.now_ms)
+    assert len(stage.policy.history) == stage.policy.settings.history_max
