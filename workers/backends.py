@@ -20,9 +20,10 @@ BUILT_IN = {
     "onnxruntime-cpu": "workers.cpu.backend:CpuBackend",
     "onnxruntime-gpu": "workers.gpu.backend:GpuBackend",
     "openvino": "workers.vpu.backend:VpuBackend",
+    "pynq": "workers.fpga.backend:FpgaBackend",
 }
-DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "gpu": "onnxruntime-gpu", "vpu": "openvino"}
-_EXTRAS = {"onnxruntime-cpu": "cpu", "onnxruntime-gpu": "gpu", "openvino": "vpu"}
+DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "gpu": "onnxruntime-gpu", "vpu": "openvino", "fpga": "pynq"}
+_EXTRAS = {"onnxruntime-cpu": "cpu", "onnxruntime-gpu": "gpu", "openvino": "vpu", "pynq": "fpga"}
 BackendFactory = Callable[[BackendOptions], Backend]
 
 

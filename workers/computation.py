@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from schemas.datatypes import Array
-from schemas.errors import BackendError, BadRequest, RequestError
+from schemas.errors import BackendError, BadRequest, DeviceUnavailable, RequestError
 from schemas.limits import Limits
 from schemas.tensors import DecodedRequest, decode_inputs
 from workers.backend import Backend, Loaded, Tensors
@@ -84,6 +84,9 @@ def _run(backend: Backend, served: Served, members: list[_Member]) -> int:
     try:
         outputs = _infer(backend, served, _joined(members), rows)
         split = list(_split(outputs, members, rows))
+    except DeviceUnavailable:
+        # Nobody's fault but the device's: all of the batch may be computed elsewhere.
+        raise
     except Exception as error:
         if len(members) > 1:
             return sum(_run(backend, served, [member]) for member in members)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from schemas.errors import HeadraceError
+from schemas.errors import DeviceUnavailable, HeadraceError
 from workers.answers import Answers
 from workers.backend import Backend, Device
 from workers.calls import compute_calls
@@ -71,6 +71,8 @@ class Serving:
     ) -> None:  # fmt: skip
         self._backend, self._device, self._installation, self._thread = backend, device, installation, thread
         self._settings, self._now_ms, self._owner = settings, now_ms, owner
+        self.away = ""
+        """Why the device cannot compute now; empty while it can."""
         self.batcher = Batcher(hop_ms=settings.hop_ms)
         self.policy = DevicePolicy(self.batcher, memory_bytes_max=device.memory_bytes_max, queue_rows_max=settings.limits.worker_queue_rows_max)
         self.hosting = self.policy.hosting
@@ -93,6 +95,8 @@ class Serving:
 
     def accept(self, queued: QueuedOrder) -> str:
         """Queue an order; says why not where it is not taken: `duplicate`, `not hosted` or `full`. Call pump() after the last one."""
+        if self.away:
+            return "not hosted"
         return self.policy.accept(queued)
 
     def pump(self, *, arriving: bool = False) -> None:
@@ -107,6 +111,9 @@ class Serving:
         running, now_ms = self._running, self._now_ms()
         if running is not None and now_ms - running.started_ms > running.hangs_ms:
             self._owner.broke(Hung(f"{running.what} of {running.variant} has been on the device for {now_ms - running.started_ms:.0f} ms"))
+            return
+        if self.away:
+            self._look_for_device()
             return
         self.policy.look()
         self.pump()
@@ -133,7 +140,7 @@ class Serving:
         now_ms, answers = self._now_ms(), self.answers
         # tick() tries again where the log does not take what is finished.
         may_compute = answers.undelivered <= self._settings.undelivered_max
-        decision = self.policy.decide(now_ms, arriving=arriving, may_start=not self._closing, may_compute=may_compute)
+        decision = self.policy.decide(now_ms, arriving=arriving, may_start=not self._closing and not self.away, may_compute=may_compute)
         if decision.expired:
             answers.send([answers.expired(queued, "the deadline came while it waited for the device") for queued in decision.expired])
         if decision.returned:
@@ -166,6 +173,10 @@ class Serving:
 
     def _computed(self, hosted: Hosted, served: Served, result: ComputedBatch | None, error: BaseException | None) -> None:
         running, self._running = self._running, None
+        if running is not None and isinstance(error, DeviceUnavailable):
+            self.policy.computed(None, 0, 0.0)
+            self._lost(running, str(error))
+            return
         if running is None or result is None:
             self._owner.broke(error or RuntimeError("a batch came back without a result"))
             return
@@ -176,6 +187,27 @@ class Serving:
             self._owner.broke(raised)
             return
         self.pump()
+
+    def _lost(self, running: _Running, reason: str) -> None:
+        """The device is away: whatever it had and whatever waits goes back, and nothing starts until it answers again."""
+        logger.warning("device lost", reason=reason)
+        self.away = reason
+        assert running.batch is not None
+        self._owner.returned([*running.batch.orders, *self.batcher.take_all()], "lost", reason)
+        self._owner.changed()
+
+    def _look_for_device(self) -> None:
+        """While it is away: one look at a time, on its own thread."""
+        if self._running is None and not self._closing:
+            self._running = _Running("a look", "the device", "", self._now_ms(), self._settings.load_ms_max)
+            self._thread.submit(self._backend.describe, self._seen)
+
+    def _seen(self, _device: Device | None, error: BaseException | None) -> None:
+        self._running = None
+        if error is None:
+            self.away = ""
+            self._owner.changed()
+            self.pump()
 
     def _answer(self, served: Served, running: _Running, results: Sequence[Computed]) -> None:
         assert self.answers is not None

@@ -120,11 +120,11 @@ class Worker:
         if serving is None:
             return
         if self._state in ("starting", "ready"):
-            ready = self._lanes.lane is not None and any(hosted.state == READY for hosted in serving.hosting.visible().values())
+            ready = not serving.away and self._lanes.lane is not None and any(hosted.state == READY for hosted in serving.hosting.visible().values())
             self._state = "ready" if ready else "starting"
         states = tuple((variant, hosted.state, hosted.reason) for variant, hosted in serving.hosting.visible().items())
         self._settled |= serving.hosting.settled
-        now = (self._state, self._lanes.lane, serving.hosting.epoch, states)
+        now = (self._state, self._lanes.lane, serving.hosting.epoch, states, serving.away)
         if now != self._reported:
             self._reported = now
             self._report()

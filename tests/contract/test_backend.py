@@ -1,5 +1,6 @@
 """One contract suite over every backend that can run on this machine, and backends that break it, to see that the suite would notice."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -281,7 +282,7 @@ def test_measured_accuracy_is_the_declared_one(name, variant):
 
 
 def test_built_in_backends_go_by_class_and_by_name():
-    assert [default_backend(accelerator) for accelerator in ("cpu", "gpu", "vpu")] == list(BUILT_IN)
+    assert [default_backend(accelerator) for accelerator in ("cpu", "gpu", "vpu", "fpga")] == list(BUILT_IN)
     assert backend_factory("onnxruntime-cpu") is CpuBackend
     assert set(BUILT_IN) <= set(backend_names())
 
@@ -293,9 +294,10 @@ def test_unknown_names_list_the_known_ones():
         default_backend("abacus")
 
 
-def test_a_class_without_a_built_in_asks_for_a_name():
-    with pytest.raises(ConfigurationError, match="'fpga' has no backend of its own"):
-        create_backend(BackendOptions(accelerator="fpga"))
+def test_without_pynq_an_fpga_worker_says_what_is_missing(tmp_path):
+    if importlib.util.find_spec("pynq") is None:
+        with pytest.raises(DeviceUnavailable, match="pynq is not installed in this environment"):
+            create_backend(BackendOptions(accelerator="fpga", device="emulated", cache_folder=tmp_path)).describe()
 
 
 @pytest.fixture

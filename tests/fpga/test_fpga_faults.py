@@ -1,0 +1,176 @@
+"""Boards that freeze, hang, lie, reboot, die, fill up, or belong to somebody else: nothing wrong is answered, and they come back by themselves."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+from fpga_stage import BoardProcess, backend_on, contract_case
+
+from schemas.errors import DeviceUnavailable, ModelRefused
+from workers.fpga.emulator.faults import Fault, encode_fault
+from workers.fpga.emulator.files import FAULT_FILE
+from workers.fpga.errors import BoardLost
+
+ROWS = 4
+BACK_S_MAX = 10.0
+
+
+@pytest.fixture(scope="module")
+def only_board(tmp_path_factory):
+    made = BoardProcess("127.0.0.22", tmp_path_factory.mktemp("board"))
+    yield made
+    made.signal(signal.SIGCONT)
+    made.kill()
+
+
+@pytest.fixture
+def board(only_board):
+    """Whole again, whatever the last test did to it."""
+    only_board.signal(signal.SIGCONT)
+    inject(only_board, kind="mend")
+    return only_board
+
+
+@pytest.fixture(scope="module")
+def only_backend(only_board, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    backend = backend_on(only_board.address, folder)
+    case = contract_case(folder)
+    backend.load("v", case.spec, case.file, batch_size_max=8, threads=1)
+    yield backend, case
+    backend.close()
+
+
+@pytest.fixture
+def served(board, only_backend):
+    """A backend with a variant on the board that computes, and how to ask it."""
+    backend, case = only_backend
+    batch = case.inputs(ROWS)
+
+    def ask():
+        return np.array_equal(backend.infer("v", batch, ROWS)["y"], case.expected(batch)["y"])
+
+    assert back_within(ask, BACK_S_MAX)
+    return backend, ask
+
+
+def inject(board, **fault):
+    from pynq.pl_server.remote_device import RemoteDevice
+
+    RemoteDevice(0, board.address).write_file(FAULT_FILE, encode_fault(Fault(**fault)))
+
+
+def back_within(ask, seconds):
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        try:
+            return ask()
+        except BoardLost:
+            time.sleep(0.02)
+    pytest.fail(f"the board was not back within {seconds} s")
+
+
+def test_a_frozen_board_is_given_up_in_time_and_back_by_itself(board, served):
+    backend, ask = served
+    board.signal(signal.SIGSTOP)
+    started_s = time.monotonic()
+    with pytest.raises(BoardLost, match="did not answer within"):
+        ask()
+    assert time.monotonic() - started_s < 3
+    started_s = time.monotonic()
+    with pytest.raises(BoardLost, match="is away"):
+        ask()
+    assert time.monotonic() - started_s < 0.1, "a board that is away must say so at once"
+    assert backend.away
+    board.signal(signal.SIGCONT)
+    assert back_within(ask, BACK_S_MAX)
+    assert not backend.away
+
+
+def test_a_hung_accelerator_is_configured_again(board, served):
+    _, ask = served
+    inject(board, kind="hang")
+    with pytest.raises(BoardLost, match="did not end within"):
+        ask()
+    assert back_within(ask, BACK_S_MAX)
+
+
+def test_a_rebooted_board_forgets_its_objects_and_is_set_up_again(board, served):
+    _, ask = served
+    inject(board, kind="reboot")
+    with pytest.raises(BoardLost, match="not found"):
+        ask()
+    assert back_within(ask, BACK_S_MAX)
+
+
+def test_a_dead_board_is_waited_for(board, served):
+    _, ask = served
+    board.kill()
+    with pytest.raises(BoardLost):
+        ask()
+    board.start()
+    assert back_within(ask, BACK_S_MAX)
+
+
+def test_another_board_in_its_place_is_not_taken_for_it(board, served, tmp_path):
+    backend, ask = served
+    board.kill()
+    other = BoardProcess(board.address, tmp_path / "other", name="EMU-OTHER")
+    try:
+        with pytest.raises(BoardLost):
+            ask()
+        until_s = time.monotonic() + BACK_S_MAX
+        while "another board is there" not in backend.away:
+            assert time.monotonic() < until_s, backend.away
+            time.sleep(0.02)
+    finally:
+        other.kill()
+        board.start()
+
+
+def test_a_slow_board_is_slow_and_right(board, served):
+    _, ask = served
+    inject(board, kind="slow", factor=50.0)
+    assert ask()
+
+
+def test_a_suspect_board_is_asked_twice(tmp_path):
+    case = contract_case(tmp_path)
+    board = BoardProcess("127.0.0.25", tmp_path)
+    backend = backend_on(f"{board.address}+twice", tmp_path / "cache")
+    try:
+        backend.load("v", case.spec, case.file, batch_size_max=8, threads=1)
+        batch = case.inputs(ROWS)
+        assert np.array_equal(backend.infer("v", batch, ROWS)["y"], case.expected(batch)["y"])
+        inject(board, kind="corrupt")
+        with pytest.raises(BoardLost, match="other results the second time"):
+            backend.infer("v", batch, ROWS)
+    finally:
+        backend.close()
+        board.kill()
+
+
+def test_without_memory_on_the_board_a_variant_is_refused(board, served, tmp_path):
+    backend, ask = served
+    inject(board, kind="memory")
+    case = contract_case(tmp_path, seed=5)
+    with pytest.raises((ModelRefused, BoardLost), match="memory"):
+        backend.load("other", case.spec, case.file, batch_size_max=8, threads=1)
+    inject(board, kind="mend")
+    assert back_within(ask, BACK_S_MAX)
+
+
+def test_two_workers_cannot_have_one_board(board, served, tmp_path):
+    second = backend_on(board.address, tmp_path / "second")
+    with pytest.raises(DeviceUnavailable, match="driven by another worker"):
+        second.describe()
+    second.close()
+    assert served[1]()
+
+
+def test_an_absent_board_is_named(tmp_path):
+    backend = backend_on("127.0.0.23", tmp_path)
+    with pytest.raises(DeviceUnavailable, match="Failed to connect"):
+        backend.describe()
+    backend.close()

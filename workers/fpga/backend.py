@@ -1,0 +1,200 @@
+"""The FPGA backend: variants are packages (bitfile, hand-off file, manifest), computed through genuine pynq in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from schemas.catalog import VariantSpec
+from schemas.errors import DeviceUnavailable, ModelRefused
+from workers.backend import BackendOptions, Device, Loaded, Tensors
+from workers.feeds import Feeds
+from workers.fpga import board_messages as say
+from workers.fpga.board_keeper import BoardKeeper
+from workers.fpga.boards import BoardChoice, read_choice
+from workers.fpga.errors import BoardLost
+from workers.fpga.latency_line import LatencyLine
+from workers.fpga.manifest import Manifest, Package, check_fits
+from workers.fpga.package_file import read_variant_model
+from workers.fpga.packing import Packing
+from workers.onnx_files import read_variant
+
+logger = structlog.get_logger()
+LOAD_MS_MAX = 110_000.0
+MARGIN_MS = 250.0
+"""Beyond the accelerator's own deadline: for getting tensors to the board and back."""
+LOOK_EARLY = 0.85
+"""The first look at the board comes at this part of what a batch is expected to take."""
+
+
+class _Variant(msgspec.Struct, eq=False):
+    order: say.Load
+    manifest: Manifest
+    feeds: Feeds
+    source: Packing
+    sink: Packing
+    latency: LatencyLine
+    generation: int
+    """Of the board's process that has it; another one must load it again."""
+
+
+class FpgaBackend:
+    """One board. `--device` says which: an address (PYNQ.remote), `emulated`, or nothing for the board that this runs on."""
+
+    def __init__(self, options: BackendOptions) -> None:
+        self._choice: BoardChoice = read_choice(options.device)
+        self._folder = (options.cache_folder or Path(tempfile.gettempdir()) / "headrace-fpga") / "fpga" / self._choice.folder_name
+        order = say.Open(target=self._choice.target, board=self._choice.settings, cache_folder=str(self._folder.parent / "rtl"))
+        self._keeper = BoardKeeper(order, self._folder)
+        self._variants: dict[str, _Variant] = {}
+
+    def describe(self) -> Device:
+        """Raises DeviceUnavailable (BoardLost) while the board is away; a board that came back has its variants again before this returns."""
+        opened = self._keeper.open()
+        self._keeper.process()
+        for variant in self._variants.values():
+            if variant.generation != self._keeper.generation:
+                self._place(variant)
+        return Device(accelerator="fpga", name=opened.device, runtime=opened.runtime)
+
+    def load(self, key: str, spec: VariantSpec, file: Path, *, batch_size_max: int, threads: int) -> Loaded:
+        del threads  # the fabric has none
+        started = time.perf_counter()
+        model = read_variant(spec, file)
+        package = read_variant_model(model.data, file.name)
+        manifest = package.manifest
+        check_fits(manifest, model.spec, batch_size_max)
+        opened = self._keeper.open()
+        _check_board(package, opened, spec.name)
+        source, sink = manifest.source.packing(), manifest.sink.packing()
+        order = self._order(key, package, source, sink, batch_size_max)
+        variant = _Variant(order, manifest, Feeds(model.spec), source, sink, LatencyLine(), -1)
+        loaded = self._place(variant)
+        self._variants[key] = variant
+        return Loaded(
+            spec=model.spec,
+            device=f"{opened.device}, overlay {manifest.bitfile_sha256[:12]} at {loaded.clock_mhz:.4g} MHz",
+            memory_bytes=loaded.memory_bytes,
+            load_ms=(time.perf_counter() - started) * 1e3,
+        )
+
+    def infer(self, key: str, inputs: Tensors, rows: int) -> Tensors:
+        """Raises BoardLost where the board hangs or is gone; the batch has then no result, here or later."""
+        variant = self._variants.get(key)
+        if variant is None:
+            raise KeyError(f"variant {key!r} is not loaded")
+        if not 1 <= rows <= variant.order.rows_max:
+            raise ValueError(f"{rows} rows: variant {key!r} was loaded for up to {variant.order.rows_max}")
+        (array,) = variant.feeds.take(inputs, rows).values()
+        if array.shape[1:] != variant.source.shape:
+            raise ValueError(
+                f"input {variant.manifest.source.name!r} has rows of shape {list(array.shape[1:])}, expected {list(variant.source.shape)}"
+            )
+        process = self._keeper.process()
+        if variant.generation != self._keeper.generation:
+            self._place(variant)
+            process = self._keeper.process()
+        source, sink = variant.source, variant.sink
+        source.pack(array, process.source[: rows * source.row_bytes].reshape(rows, source.row_bytes))
+        deadline_ms = variant.latency.deadline_ms(rows)
+        expected_ms = LOOK_EARLY * (variant.latency.expected_ms(rows) or 0.0)
+        order = say.Run(key=key, rows=rows, expected_ms=expected_ms, deadline_ms=deadline_ms, twice=self._choice.twice)
+        ran = self._ask(order, (2 if self._choice.twice else 1) * deadline_ms + MARGIN_MS + self._switch_ms(variant))
+        assert isinstance(ran, say.Ran)
+        variant.latency.observe(rows, ran.accelerator_ms, looks=ran.polls)
+        values = sink.unpack(process.sink[: rows * sink.row_bytes].reshape(rows, sink.row_bytes))
+        return {variant.manifest.sink.name: variant.manifest.post.apply(values)}
+
+    def unload(self, key: str) -> None:
+        if self._variants.pop(key, None) is None:
+            return
+        with contextlib.suppress(DeviceUnavailable):  # where the board is lost, so is what it held
+            self._ask(say.Unload(key=key), LOAD_MS_MAX)
+
+    def tell(self) -> say.Told:
+        """Clock, temperature and overlay of the board now. Raises BoardLost."""
+        told = self._ask(say.Tell(), LOAD_MS_MAX)
+        assert isinstance(told, say.Told)
+        return told
+
+    @property
+    def away(self) -> str:
+        """Why the board cannot be used now; empty while it can."""
+        return self._keeper.reason
+
+    def close(self) -> None:
+        """Give the board back."""
+        self._keeper.close()
+
+    def _switch_ms(self, variant: _Variant) -> float:
+        """With several overlays, each batch may need another one than the last."""
+        bitfiles = {other.order.bitfile for other in self._variants.values()} | {variant.order.bitfile}
+        return LOAD_MS_MAX if len(bitfiles) > 1 else 0.0
+
+    def _place(self, variant: _Variant) -> say.Loaded:
+        """Bring it onto the board. Raises ModelRefused, BoardLost."""
+        self._keeper.process()
+        generation = self._keeper.generation
+        reply = self._ask(variant.order, LOAD_MS_MAX)
+        assert isinstance(reply, say.Loaded)
+        variant.generation = generation
+        return reply
+
+    def _ask(self, request: say.Request, timeout_ms: float) -> say.Reply:
+        process = self._keeper.process()
+        try:
+            reply = process.ask(request, timeout_ms)
+        except BoardLost as error:
+            self._keeper.lost(str(error))
+            raise
+        if isinstance(reply, say.Refused):
+            raise ModelRefused(reply.reason)
+        return reply
+
+    def _order(self, key: str, package: Package, source: Packing, sink: Packing, rows_max: int) -> say.Load:
+        manifest = package.manifest
+        if max(source.row_bytes, sink.row_bytes) * rows_max > say.AREA_BYTES:
+            raise ModelRefused(f"{manifest.design}: {rows_max} rows take more than {say.AREA_BYTES} bytes: bind it with smaller batches")
+        # Boards keep bitfiles by name: under its hash, one is never taken for another.
+        bitfile = self._store(f"{manifest.bitfile_sha256}.bit", package.bit)
+        self._store(f"{manifest.bitfile_sha256}.hwh", package.hwh)
+        weights = tuple((one.ip, str(self._store(f"{one.sha256}.weights", package.weights[one.sha256]))) for one in manifest.weights)
+        return say.Load(
+            key=key,
+            bitfile=str(bitfile),
+            flow=manifest.flow,
+            ips=manifest.ips,
+            source_row_bytes=source.row_bytes,
+            sink_row_bytes=sink.row_bytes,
+            rows_max=rows_max,
+            clock_mhz=manifest.clock_mhz,
+            weights=weights,
+        )
+
+    def _store(self, name: str, data: bytes) -> Path:
+        """Whole or not at all, and again each time: nobody else's file is trusted."""
+        folder = self._folder / "overlays"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(prefix=".storing-", dir=folder)
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(data)
+            target = folder / name
+            Path(temporary).replace(target)
+        except OSError as error:
+            raise DeviceUnavailable(f"bitfiles are kept in {folder}, and it cannot be written: {error.strerror}") from error
+        return target
+
+
+def _check_board(package: Package, opened: say.Opened, name: str) -> None:
+    if package.emulated != (opened.kind == "emulated"):
+        wanted = "an emulated board" if package.emulated else "a real board"
+        raise ModelRefused(f"{name}: its bitfile is for {wanted}, and this is {opened.device}")
+    if opened.part and opened.part != package.manifest.part:
+        raise ModelRefused(f"{name}: its bitfile is for part {package.manifest.part}, and {opened.device} has {opened.part}")

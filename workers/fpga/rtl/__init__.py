@@ -1,0 +1,1 @@
+"""The project's own accelerator in Verilog: a dense network with int8 weights behind AXI4-Stream and AXI4-Lite."""
