@@ -12,7 +12,7 @@ from typing import Any
 from broker.policy import events as ev
 from broker.policy.admission import judge
 from broker.policy.endpoint_counts import EndpointCounters
-from broker.policy.entry import Answer, Commands, DeadLetter, Entry, State
+from broker.policy.entry import ANSWERED, DONE, HELD, LEASED, NEW, RUNNING, WAITING, Answer, Commands, DeadLetter, Entry, State
 from broker.policy.expiry import ExpiryWheel
 from broker.policy.fleet import Fleet
 from broker.policy.graph_requests import GraphRequests, Opened, OpenRequest
@@ -28,10 +28,10 @@ from schemas.telemetry import Departed, DispatcherReport, WorkerReport
 from schemas.terminal import EXPIRED, FAILED, REJECTED
 
 EXPIRING = {
-    State.WAITING: "it waited for a worker",
-    State.LEASED: "a worker had it",
-    State.HELD: "it waited for a worker",
-    State.RUNNING: "stages of its graph were under way",
+    WAITING: "it waited for a worker",
+    LEASED: "a worker had it",
+    HELD: "it waited for a worker",
+    RUNNING: "stages of its graph were under way",
 }
 CHECK_INTERVAL_MS = 100.0
 """How often leases and the workers' liveness are looked at."""
@@ -82,6 +82,7 @@ class DispatcherPolicy:
         for pool in self.fleet.pools:
             pool.new_step()
         self._handlers[type(event)](event, now_ms, commands)
+        self._resettle()
         for pool in self.fleet.pools:
             if pool.waiting.count:
                 pool.tune(now_ms)
@@ -139,11 +140,12 @@ class DispatcherPolicy:
 
     def _accept(self, entry: Entry, shard: Shard, now_ms: float, commands: Commands) -> None:
         self.arrived += 1
-        if entry.key in self._live or entry.key in self._recent:
+        key, live = entry.key, self._live
+        if key in live or key in self._recent.known:
             self.duplicates += 1
             shard.watermark.finish(entry.offset)
             return
-        shard.live[entry.key] = self._live[entry.key] = entry
+        shard.live[key] = live[key] = entry
         refusal = entry.refused or self._resolve(entry) or self._admit(entry, shard, now_ms, commands)
         self.counts.arrived(entry, refusal, self.fleet.catalog.endpoints)
         if refusal is not None:
@@ -156,7 +158,7 @@ class DispatcherPolicy:
         entry.admitted = True
         self._held_bytes += entry.bytes
         self._expiry.add(entry, entry.deadline_ms)
-        if entry.state == State.NEW:
+        if entry.state is NEW:
             pool = self.fleet.pool(entry.task)
             pool.arrived(entry)
             pool.waiting.push(entry)
@@ -218,23 +220,24 @@ class DispatcherPolicy:
         shard = self.shards.get(event.shard)
         if shard is None:
             return
-        own, orders, live, recent = shard.own_answers, self.fleet.orders, shard.live, self._recent
+        own, orders, live, ended, finish = shard.own_answers, self.fleet.orders, shard.live, self.counts.ended, self._finish
         for key in event.keys:
             if key in own:
                 own.discard(key)
             else:
                 order = orders.get(key) or self.graphs.final_order(key)
                 if order is not None and order.entry.shard == event.shard:
-                    del orders[order.entry.key]
-                    order.lane.release(order.entry.key)
-                    order.lane.answered(order, now_ms)
+                    name, lane = order.entry.key, order.lane
+                    del orders[name]
+                    lane.release(name)
+                    lane.answered(order, now_ms)
             entry = live.pop(key, None)
             if entry is not None:
-                self.counts.ended(entry, now_ms)
+                ended(entry, now_ms)
                 if not entry.task:
                     self.graphs.ended(entry, now_ms, commands)
-                self._finish(entry, shard)
-            recent.add(key)
+                finish(entry, shard)
+        self._recent.add(event.keys)
 
     def _on_stages_done(self, event: ev.StagesDone, now_ms: float, commands: Commands) -> None:
         shard = self.shards.get(event.shard)
@@ -248,14 +251,14 @@ class DispatcherPolicy:
 
     def _finish(self, entry: Entry, shard: Shard) -> None:
         """The request's terminal record is in the log, or it is another dispatcher's from now on: forget it."""
-        self._let_go(entry, State.DONE)
+        self._let_go(entry, DONE)
         del self._live[entry.key]
         entry.payload = None
         shard.watermark.finish(entry.offset)
 
     def _let_go(self, entry: Entry, state: State) -> None:
         """Off the books: it neither waits nor expires any more."""
-        if entry.state == State.WAITING:
+        if entry.state is WAITING:
             self.fleet.pool(entry.task).waiting.forget(entry, state)
         if entry.admitted:
             entry.admitted = False
@@ -270,7 +273,7 @@ class DispatcherPolicy:
     def _conclude(self, answer: Answer, commands: Commands) -> None:
         entry = answer.entry
         self.counts.concluded(entry, answer.outcome)
-        self._let_go(entry, State.ANSWERED)
+        self._let_go(entry, ANSWERED)
         self.shards[entry.shard].own_answers.add(entry.key)
         commands.answers.append(answer)
 
@@ -278,7 +281,7 @@ class DispatcherPolicy:
 
     def _on_ticked(self, event: ev.Ticked, now_ms: float, commands: Commands) -> None:
         for entry in self._expiry.due(now_ms):
-            if entry.state in (State.LEASED, State.RUNNING) and now_ms < entry.deadline_ms + self.settings.expiry_grace_ms:
+            if entry.state in (LEASED, RUNNING) and now_ms < entry.deadline_ms + self.settings.expiry_grace_ms:
                 self._expiry.add(entry, entry.deadline_ms + self.settings.expiry_grace_ms)
             elif entry.state in EXPIRING:
                 where = EXPIRING[entry.state]
@@ -287,16 +290,15 @@ class DispatcherPolicy:
         if now_ms - self._checked_ms >= CHECK_INTERVAL_MS:
             self._checked_ms = now_ms
             self._lost(self.fleet.overdue(now_ms), "its lease ran out, or its worker was not heard of", now_ms, commands)
-            self._resettle()
 
     def _retry(self, key: bytes, order: Order, reason: str, now_ms: float, commands: Commands) -> None:
         """The order is lost: another attempt, or the dead letters."""
         entry = order.entry
         self.graphs.order_lost(entry)
-        if entry.state != State.LEASED or entry.key != key:
+        if entry.state != LEASED or entry.key != key:
             return
         if entry.attempts >= self.limits.attempts_max:
-            entry.state = State.HELD
+            entry.state = HELD
             commands.dead_letters.append(DeadLetter(entry, f"attempts_exhausted: {entry.attempts} attempts, the last one because {reason}"))
             return
         if entry.root is not None:
@@ -311,9 +313,9 @@ class DispatcherPolicy:
 
     def _on_dead_lettered(self, event: ev.DeadLettered, now_ms: float, commands: Commands) -> None:
         entry = event.entry
-        if entry.state == State.HELD and entry.root is not None:
+        if entry.state is HELD and entry.root is not None:
             self.graphs.lost(entry, now_ms, commands)
-        elif entry.state == State.HELD:
+        elif entry.state is HELD:
             self._answer(entry, FAILED, "attempts_exhausted", f"{entry.attempts} attempts were lost with their workers", commands)
 
     def _on_sends_failed(self, event: ev.SendsFailed, now_ms: float, commands: Commands) -> None:
@@ -365,17 +367,15 @@ class DispatcherPolicy:
             self._lost(self.fleet.departed(record), "its worker died", now_ms, commands)
         else:
             self._lost(self.fleet.returned(record), f"its worker handed it back: {record.reason}", now_ms, commands, counted=False)
-        self._resettle()
 
     def _lost(self, orders: dict[bytes, Order], reason: str, now_ms: float, commands: Commands, *, counted: bool = True) -> None:
         for key, order in orders.items():
-            if not counted and order.entry.state == State.LEASED:
+            if not counted and order.entry.state is LEASED:
                 order.entry.attempts -= 1  # handed back unstarted: that attempt never was
             self._retry(key, order, reason, now_ms, commands)
 
     def _on_plan(self, event: ev.PlanObserved, now_ms: float, commands: Commands) -> None:
         self.fleet.observe_plan(event.plan)
-        self._resettle()
 
     def _on_catalog(self, event: ev.CatalogObserved, now_ms: float, commands: Commands) -> None:
         """What waits is judged again: its variants may have changed, or its endpoint may be gone."""

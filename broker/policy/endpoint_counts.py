@@ -8,7 +8,7 @@ from itertools import islice
 
 import msgspec
 
-from broker.policy.entry import Entry, State
+from broker.policy.entry import ANSWERED, Entry
 from broker.policy.graph_request import rows_of
 from broker.policy.settings import DispatcherSettings
 from graphs.commands import Command, RunStage
@@ -49,11 +49,14 @@ class EndpointCounters:
 
     def arrived(self, entry: Entry, refusal: tuple[str, str] | None, known: Container[str]) -> None:
         """A request was taken on or refused; its floor and deadline are known, where its endpoint is."""
-        if entry.floor is None or entry.endpoint not in known or (refusal is not None and refusal[0] not in UNMET):
+        floor, endpoint = entry.floor, entry.endpoint
+        if floor is None or endpoint not in known or (refusal is not None and refusal[0] not in UNMET):
             return
-        counts = self._of(entry.endpoint)
-        floor = entry.floor if entry.floor in counts.arrived else self._bounded(counts, entry.floor)
-        counts.arrived[floor] = counts.arrived.get(floor, 0) + 1
+        counts = self._endpoints.get(endpoint) or self._of(endpoint)
+        arrived = counts.arrived
+        if floor not in arrived:
+            floor = self._bounded(counts, floor)
+        arrived[floor] = arrived.get(floor, 0) + 1
         counts.rows += entry.rows
         counts.timeouts_ms.append(entry.deadline_ms - entry.received_ms)
         entry.counted = True
@@ -67,9 +70,9 @@ class EndpointCounters:
         """A terminal record was read back; a worker's is taken to say `completed`, unless it comes too late for that."""
         if not entry.counted:
             return
-        counts = self._of(entry.endpoint)
+        counts = self._endpoints.get(entry.endpoint) or self._of(entry.endpoint)
         counts.ended += 1
-        if entry.state != State.ANSWERED and now_ms - self._settings.hop_ms > entry.deadline_ms:
+        if entry.state is not ANSWERED and now_ms - self._settings.hop_ms > entry.deadline_ms:
             counts.missed += 1
 
     def stage_started(self, entry: Entry) -> None:

@@ -31,6 +31,10 @@ class State(IntEnum):
     """It runs on a graph: its stages wait, or workers have them."""
 
 
+NEW, WAITING, LEASED, HELD, ANSWERED, DONE, RUNNING = State
+"""The same by themselves: looking a member up costs as much as the rest of a comparison, and each request is compared many times."""
+
+
 class Entry(msgspec.Struct, gc=False, eq=False):
     """A request; mutable, owned by one dispatcher. Times in Unix milliseconds."""
 
@@ -56,7 +60,7 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     task: str = ""
     rung: int = 0
     deadline_ms: int = 0
-    state: State = State.NEW
+    state: State = NEW
     counted: bool = False
     """It is part of the demand that the scaler is told of."""
     admitted: bool = False

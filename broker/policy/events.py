@@ -57,7 +57,7 @@ class StagesDone(msgspec.Struct):
 class RecordsRead(msgspec.Struct):
     """All that one read of the log has brought, of every shard: what follows from it is decided once."""
 
-    events: list[Arrived | Answered | StagesDone]
+    events: list[Arrived | Answered | StagesDone | TelemetryObserved]
 
 
 class OffsetsFinished(msgspec.Struct):

@@ -28,15 +28,16 @@ class ExpiryWheel:
 
     def remove(self, entry: Entry, at_ms: float) -> None:
         """Idempotent."""
+        buckets = self._buckets
         number = int(at_ms) // BUCKET_MS
-        bucket = self._buckets.get(number)
+        bucket = buckets.get(number)
         if bucket is not None:
             bucket.pop(entry.key, None)
             if not bucket:
                 # The number stays in the heap and is skipped later; the heap is made anew where most of it is such numbers.
-                del self._buckets[number]
-                if len(self._order) > 2 * len(self._buckets) + 1024:
-                    self._order = sorted(self._buckets)
+                del buckets[number]
+                if len(self._order) > 2 * len(buckets) + 1024:
+                    self._order = sorted(buckets)
 
     def next_ms(self) -> float | None:
         """When something is due next."""

@@ -121,7 +121,8 @@ class GraphRequests:
         if record.error_code == "deadline_exceeded" and stage is not None and self._again(request, stage, now_ms):
             return
         found = request.run.advance(event_of(record, value), now_ms)
-        self._counts.stage_done(request.entry, record, stage.rows if stage is not None else 1, found)
+        if request.graph.line is None:
+            self._counts.stage_done(request.entry, record, stage.rows if stage is not None else 1, found)
         self._carry_out(request, found, now_ms, commands)
 
     def final_order(self, key: bytes) -> Order | None:
@@ -290,7 +291,8 @@ class GraphRequests:
             root=root,
             instance=command.instance,
         )
-        if not command.shadow:
+        if request.graph.line is None and not command.shadow:
+            # On a line every stage gets the rows of the request: there is nothing to learn.
             self._counts.stage_started(entry)
         if not self._place(request, entry, now_ms):
             self._drop(request, entry)

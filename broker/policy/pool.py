@@ -36,6 +36,10 @@ class Pool:
         self._settings = settings
         self._mixes: dict[Group, Mix] = {}
         self._owed: dict[Group, dict[str, float]] = {}
+        """By variant, what the mix still has to come out at; the plan's shares have a book of their own."""
+        self._owed_by_plan: dict[Group, dict[str, float]] = {}
+        self._queued = False
+        """More waits than the lanes take at once."""
         self._arrived_rows: dict[Group, int] = {}
         self._rows_each: dict[Group, float] = {}
         """Rows of a request, on average: a request's overhead is shared by its rows."""
@@ -124,8 +128,8 @@ class Pool:
         waiting = self.waiting
         waiting.compact()
         horizon_ms = settings.rate_window_ms
-        if waiting.count and waiting.work_ms + self.busy_ms > sum(lane.window_ms for lane in self.lanes if lane.ready):
-            # More than the lanes take at once: a queue stands.
+        self._queued = waiting.count > 0 and waiting.work_ms + self.busy_ms > sum(lane.window_ms for lane in self.lanes if lane.ready)
+        if self._queued:
             mean_slack_ms = waiting.deadline_sum_ms / waiting.count - now_ms
             horizon_ms = min(max(settings.backlog_part * mean_slack_ms, settings.horizon_ms_min), settings.horizon_ms_max)
         demand = {group: waiting.rows.get(group, 0) + rate * horizon_ms for group, rate in self._rates.items()}
@@ -179,23 +183,29 @@ class Pool:
         """The accuracy aimed at, so that over many requests the parts come out as planned (the largest debt is paid first)."""
         group = (entry.task, entry.rung)
         planned = self.shares.get(entry.task)
-        if planned:
-            return self._pay(group, self._planned_parts(entry, planned))
+        if not planned:
+            return self._affordable(group)
+        wanted = self._pay(self._owed_by_plan, group, self._planned_parts(entry, planned))
+        # Between two plans, and with nobody to plan, the load decides as soon as a queue stands: it was not planned for.
+        return min(wanted, self._affordable(group)) if self._queued else wanted
+
+    def _affordable(self, group: Group) -> float:
+        """What the present load leaves room for."""
         mix = self._mixes.get(group)
         if mix is None:
             return 1.0
         if mix.upper_part <= 0.0:
             return mix.lower.accuracy + ACCURACY_ROUNDING
-        return self._pay(group, {mix.lower.key: 1.0 - mix.upper_part, mix.upper.key: mix.upper_part})
+        return self._pay(self._owed, group, {mix.lower.key: 1.0 - mix.upper_part, mix.upper.key: mix.upper_part})
 
     def _planned_parts(self, entry: Entry, planned: dict[str, float]) -> dict[str, float]:
         ladder = self._ladders[entry.task]
         return {key: part for key, part in planned.items() if part > 0.0 and ladder.index.get(key, -1) >= entry.rung}
 
-    def _pay(self, group: Group, parts: dict[str, float]) -> float:
+    def _pay(self, owing: dict[Group, dict[str, float]], group: Group, parts: dict[str, float]) -> float:
         if not parts:
             return 1.0
-        owed = self._owed.setdefault(group, {})
+        owed = owing.setdefault(group, {})
         total = sum(parts.values())
         for key, part in parts.items():
             owed[key] = min(owed.get(key, 0.0) + part / total, 2.0)

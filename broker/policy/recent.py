@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 
 class RecentIds:
@@ -10,20 +11,21 @@ class RecentIds:
 
     def __init__(self, count_max: int) -> None:
         self._order: deque[bytes] = deque()
-        self._known: set[bytes] = set()
+        self.known: set[bytes] = set()
+        """Those that are remembered; only read from outside."""
         self._count_max = count_max
 
-    def add(self, key: bytes) -> None:
-        """Remember this id; the oldest is forgotten where the bound is reached."""
-        if key in self._known:
-            return
-        self._known.add(key)
-        self._order.append(key)
-        if len(self._order) > self._count_max:
-            self._known.discard(self._order.popleft())
+    def add(self, keys: Iterable[bytes]) -> None:
+        """Remember these ids; the oldest are forgotten where the bound is reached."""
+        known, order = self.known, self._order
+        fresh = [key for key in dict.fromkeys(keys) if key not in known]
+        known.update(fresh)
+        order.extend(fresh)
+        for _ in range(len(order) - self._count_max):
+            known.discard(order.popleft())
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._known
+        return key in self.known
 
     def __len__(self) -> int:
         return len(self._order)

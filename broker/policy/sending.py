@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from broker.policy.entry import SHADOW_PRIORITY, Commands, Entry, Send, State
+from broker.policy.entry import HELD, LEASED, SHADOW_PRIORITY, Commands, Entry, Send
 from broker.policy.lanes import Lane, Order
 from broker.policy.pool import Pool
 from broker.policy.settings import DispatcherSettings
@@ -41,11 +41,11 @@ def send_waiting(
                 skipped.add((at, kind))
                 continue
             waiting.pop(kind)
-            waiting.forget(entry, State.HELD)
+            waiting.forget(entry, HELD)
             unsendable.append(entry)
             continue
         waiting.pop(kind)
-        waiting.forget(entry, State.LEASED)
+        waiting.forget(entry, LEASED)
         entry.attempts += 1
         entry.handed_out = True
         if entry.root is not None:

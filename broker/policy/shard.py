@@ -35,11 +35,15 @@ class Shard:
         """False where the offset was begun or finished before."""
         if entry.received_ms > self._latest_ms:
             self._latest_ms = entry.received_ms
-        if entry.offset < self.next_offset:
+        offset = entry.offset
+        if offset == self.next_offset:
+            self.next_offset = offset + 1
+        elif offset < self.next_offset:
             # Handed out again after a rebalance: it is live or finished.
             return False
-        self.begin_to(entry.offset)
-        return not self.watermark.is_finished(entry.offset)
+        else:
+            self.begin_to(offset)
+        return not self.watermark.is_finished(offset)
 
     def begin_to(self, offset: int) -> None:
         """Everything up to this offset has been handed out."""

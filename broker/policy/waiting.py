@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from broker.policy.entry import SHADOW_PRIORITY, Entry, State
+from broker.policy.entry import SHADOW_PRIORITY, WAITING, Entry, State
 
 BUCKET_MS = 16
 ROUNDING_MS = 1e-6
@@ -85,22 +85,23 @@ class Waiting:
 
     def push(self, entry: Entry) -> None:
         """Add a request whose task, rung, deadline and work are known."""
-        entry.state = State.WAITING
-        entry.bucket = entry.deadline_ms // BUCKET_MS
-        group = (entry.task, entry.rung)
-        kind = (entry.priority, entry.task, entry.rung)
+        entry.state = WAITING
+        priority, task, rung, deadline_ms, work_ms = entry.priority, entry.task, entry.rung, entry.deadline_ms, entry.work_ms
+        kind = (priority, task, rung)
         queue = self.queues.get(kind)
         if queue is None:
             queue = self.queues[kind] = DeadlineQueue()
         queue.push(entry)
         self.count += 1
-        self.deadline_sum_ms += entry.deadline_ms
-        self.work_ms += entry.work_ms
-        due = self.due.get(entry.priority)
+        self.deadline_sum_ms += deadline_ms
+        self.work_ms += work_ms
+        due = self.due.get(priority)
         if due is None:
-            due = self.due[entry.priority] = {}
-        due[entry.bucket] = due.get(entry.bucket, 0.0) + entry.work_ms
-        if entry.priority != SHADOW_PRIORITY:
+            due = self.due[priority] = {}
+        bucket = entry.bucket = deadline_ms // BUCKET_MS
+        due[bucket] = due.get(bucket, 0.0) + work_ms
+        if priority != SHADOW_PRIORITY:
+            group = (task, rung)
             self.rows[group] = self.rows.get(group, 0) + entry.rows
 
     def forget(self, entry: Entry, state: State) -> None:
@@ -116,13 +117,14 @@ class Waiting:
             self.due.clear()
             self.rows.clear()
             return
-        self.work_ms -= entry.work_ms
+        work_ms, bucket = entry.work_ms, entry.bucket
+        self.work_ms -= work_ms
         due = self.due[entry.priority]
-        left = due.get(entry.bucket, 0.0) - entry.work_ms
+        left = due.get(bucket, 0.0) - work_ms
         if left > ROUNDING_MS:
-            due[entry.bucket] = left
+            due[bucket] = left
         else:
-            due.pop(entry.bucket, None)
+            due.pop(bucket, None)
 
     def head(self, kind: Class) -> Entry | None:
         """The earliest waiting request of a class; dead ones before it are dropped."""
@@ -130,7 +132,7 @@ class Waiting:
         if queue is None:
             return None
         while (entry := queue.head()) is not None:
-            if entry.state == State.WAITING:
+            if entry.state is WAITING:
                 return entry
             queue.pop()
         del self.queues[kind]
@@ -144,7 +146,7 @@ class Waiting:
         """Everything that waits, in no order."""
         for queue in self.queues.values():
             for entry in queue:
-                if entry.state == State.WAITING:
+                if entry.state is WAITING:
                     yield entry
 
     def compact(self) -> None:
@@ -153,5 +155,5 @@ class Waiting:
             for kind, queue in list(self.queues.items()):
                 alive = self.queues[kind] = DeadlineQueue()
                 for entry in queue:
-                    if entry.state == State.WAITING:
+                    if entry.state is WAITING:
                         alive.push(entry)

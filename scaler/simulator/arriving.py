@@ -12,6 +12,7 @@ from scaler.simulator.agenda import START_MS
 from scaler.simulator.chance import ARRIVALS, generator
 from scaler.simulator.records import Request
 from scaler.simulator.scenario import Load, Scenario
+from scaler.simulator.watching import Offered
 from scaler.simulator.workloads.arrivals import arrival_chunks
 from scaler.simulator.workloads.mix import mix
 from scaler.simulator.world import World
@@ -67,7 +68,7 @@ class Arriving:
         self._duration_ms = scenario.duration_s * 1e3
         self._count = 0
         self._slice_ms = 0.0
-        self._untold: deque[tuple[float, Request, int, int]] = deque()
+        self._untold: deque[Offered] = deque()
         self.duplicated_part = 0.0
         """Requests that come twice, while a fault lasts."""
         self.last_deadline_ms = START_MS + self._duration_ms
@@ -126,7 +127,7 @@ class Arriving:
     def _write(self, requests: list[Request], at_ms: Numbers) -> None:
         shards = self._shards.integers(0, len(self._requests), len(requests))
         visible_ms = at_ms + self._world.hops.many_ms(len(requests))
-        told: list[tuple[float, Request, int, int]] = []
+        told: list[Offered] = []
         for number, partition in enumerate(self._requests):
             own = np.flatnonzero(shards == number)
             if not len(own):
@@ -147,11 +148,12 @@ class Arriving:
 
     def tell(self, now_ms: float) -> None:
         """Let watchers know of what has come by now."""
-        untold = self._untold
+        untold, told = self._untold, list[Offered]()
         while untold and untold[0][0] <= now_ms:
-            at_ms, request, shard, offset = untold.popleft()
+            told.append(untold.popleft())
+        if told:
             for watcher in self._watchers:
-                watcher.offered(at_ms, shard, offset, request)
+                watcher.offered(told)
 
 
 def _time_of(row: tuple[float, *tuple[object, ...]]) -> float:

@@ -12,7 +12,7 @@ from broker.policy.graph_requests import OpenRequest
 from broker.policy.report import dispatcher_report
 from broker.policy.settings import DispatcherSettings
 from broker.policy.watermark import Watermark, restore
-from scaler.simulator.records import Request
+from scaler.simulator.records import Request, TerminalRecord
 from scaler.simulator.watching import Ended
 from scaler.simulator.world import World
 from schemas.limits import Limits
@@ -29,7 +29,7 @@ REPORT_MS = 1_000.0
 PAYLOAD_BYTES = 1_024
 SUPERVISOR_MS = 50.0
 """A supervisor tells so soon that a process has died."""
-Records = ev.Arrived | ev.Answered | ev.StagesDone
+Records = ev.Arrived | ev.Answered | ev.StagesDone | ev.TelemetryObserved
 
 
 class SimulatedDispatcher:
@@ -50,6 +50,10 @@ class SimulatedDispatcher:
         self._poll_ms = inf
         self._polled_ms = 0.0
         self._timer_ms = inf
+        self._unread: list[Records] = []
+        """Telemetry."""
+        self._telemetry_ms, self._told_ms = inf, 0.0
+        """When it is read next, and was read last."""
 
     @property
     def alive(self) -> bool:
@@ -70,8 +74,8 @@ class SimulatedDispatcher:
             watcher.dispatcher(now_ms, self.name, self.alive)
         self._step(ev.CatalogObserved(self._world.scenario.catalog))
         self._step(ev.PlanObserved(self._world.plan))
-        for _, record in list(self._world.telemetry):
-            self._step(ev.TelemetryObserved(record))
+        self._unread, self._telemetry_ms = [], inf
+        self._step(ev.RecordsRead([ev.TelemetryObserved(record) for _, record in self._world.telemetry]))
         self._tick(self._life)
         self._report(self._life)
 
@@ -123,6 +127,11 @@ class SimulatedDispatcher:
 
     # -- told by the topics
 
+    @property
+    def woken_ms(self) -> float:
+        """When it looks at its topics next; infinity where nobody has woken it."""
+        return self._poll_ms
+
     def wake(self, at_ms: float) -> None:
         """Something can be read from then on."""
         at_ms = max(at_ms, self._polled_ms + TURN_MS)
@@ -132,7 +141,16 @@ class SimulatedDispatcher:
 
     def tell(self, record: Telemetry) -> None:
         """A telemetry record was read."""
-        self._step(ev.TelemetryObserved(record))
+        self._unread.append(ev.TelemetryObserved(record))
+        if self._telemetry_ms == inf:
+            self._telemetry_ms = max(self._agenda.now_ms, self._told_ms + TURN_MS)
+            self._agenda.schedule(self._telemetry_ms, self._read_telemetry, self._telemetry_ms)
+
+    def _read_telemetry(self, scheduled_ms: float) -> None:
+        if self.live is not None and scheduled_ms == self._telemetry_ms:
+            self._telemetry_ms, self._told_ms = inf, self._agenda.now_ms
+            unread, self._unread = self._unread, []
+            self._step(ev.RecordsRead(unread))
 
     def follow(self, plan: Plan) -> None:
         """A plan was read."""
@@ -231,14 +249,19 @@ class SimulatedDispatcher:
     def _answer(self, answers: list[Answer], now_ms: float) -> None:
         world = self._world
         delay_ms = world.hops.next_ms()
+        records: list[TerminalRecord] = []
+        ended: list[Ended] = []
         for answer in answers:
             entry = answer.entry
             if answer.outcome == COMPLETED and now_ms > entry.deadline_ms - world.blind_ms:
                 answer = Answer(entry, EXPIRED, "deadline_exceeded", "it was computed too late")  # noqa: PLW2901 - the same answer, judged
-            for watcher in world.watchers:
+            if world.watchers:
                 path = [(step.variant, step.accuracy) for step in answer.path]
-                watcher.terminal(Ended(now_ms, entry.key, answer.outcome, answer.accuracy, now_ms, self.name, path))
-            world.answer(entry.shard, entry.key, answer.outcome, entry.endpoint, answer.accuracy, delay_ms)
+                ended.append(Ended(now_ms, entry.key, answer.outcome, answer.accuracy, now_ms, self.name, path))
+            records.append((entry.shard, entry.key, answer.outcome, entry.endpoint, answer.accuracy))
+        for watcher in world.watchers:
+            watcher.terminal(ended)
+        world.answer(records, delay_ms)
 
     def _buried(self, buried: tuple[int, DeadLetter]) -> None:
         life, letter = buried

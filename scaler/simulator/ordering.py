@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from broker.policy.entry import Send
 from broker.policy.graph_request import StageJob
 from schemas.stage import TensorHead
@@ -11,34 +13,37 @@ from workers.policy.batcher import QueuedOrder
 SINGLE_STAGE = "main"
 
 
-def order_of(send: Send, epoch: int, blind_ms: int) -> QueuedOrder:
+def orders_of(sends: Iterable[Send], epoch: int, blind_ms: int) -> list[QueuedOrder]:
     """What the worker queues; bodies are not simulated. `blind_ms`: by which dispatchers see deadlines too late."""
-    entry = send.entry
-    root = entry.root
-    request_id = (entry.key if root is None else root.key).decode()
-    stage, part, name = SINGLE_STAGE, None, request_id
-    if isinstance(entry.payload, StageJob):
-        stage, part = entry.payload.command.instance, _part(send, entry.payload)
-        name = order_name(request_id, part.instance)
-    order = WorkOrder(
-        WORK_VERSION,
-        entry.endpoint,
-        stage,
-        send.variant,
-        send.accuracy,
-        send.worker,
-        send.incarnation,
-        entry.shard,
-        entry.received_ms,
-        entry.deadline_ms - blind_ms,
-        entry.rows,
-        send.attempt,
-        epoch,
-        entry.priority,
-        entry.traceparent,
-        part,
-    )
-    return QueuedOrder(name, request_id, order, b"", "", send.lane, 0)
+    orders: list[QueuedOrder] = []
+    for send in sends:
+        entry = send.entry
+        root = entry.root
+        request_id = (entry.key if root is None else root.key).decode()
+        stage, part, name = SINGLE_STAGE, None, request_id
+        if root is not None and isinstance(entry.payload, StageJob):
+            stage, part = entry.payload.command.instance, _part(send, entry.payload)
+            name = order_name(request_id, part.instance)
+        order = WorkOrder(
+            WORK_VERSION,
+            entry.endpoint,
+            stage,
+            send.variant,
+            send.accuracy,
+            send.worker,
+            send.incarnation,
+            entry.shard,
+            entry.received_ms,
+            entry.deadline_ms - blind_ms,
+            entry.rows,
+            send.attempt,
+            epoch,
+            entry.priority,
+            entry.traceparent,
+            part,
+        )
+        orders.append(QueuedOrder(name, request_id, order, b"", "", send.lane, 0))
+    return orders
 
 
 def _part(send: Send, job: StageJob) -> StagePart:

@@ -6,6 +6,9 @@ import msgspec
 
 from workers.policy.batcher import QueuedOrder
 
+TerminalRecord = tuple[int, bytes, str, str, float | None]
+"""(shard, key, outcome, endpoint, accuracy)"""
+
 
 class Request(msgspec.Struct, frozen=True, gc=False):
     """A record of {p}.requests."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaler.simulator.agenda import START_MS
+from scaler.simulator.records import TerminalRecord
 from scaler.simulator.result import EndpointResult, Window
 from schemas.slo import accuracy_drop_max
 from schemas.terminal import COMPLETED, EXPIRED, FAILED, REJECTED
@@ -68,20 +69,26 @@ class Tally:
         """Requests that came at these times (of the run) wait for their terminal records."""
         self._open.update(zip(keys, at_ms, strict=True))
 
-    def ended(self, key: bytes, outcome: str, endpoint: str, accuracy: float | None, now_ms: float) -> None:
-        """A terminal record is in the log."""
-        came_ms = self._open.pop(key, None)
-        if came_ms is None:
-            return
-        counts = self._counts[endpoint]
-        at = min(int(came_ms / self._window_ms), self._windows - 1)
-        counts.outcomes[outcome][at] += 1
-        if outcome == COMPLETED:
-            counts.accuracy[at] += accuracy or 0.0
-            if at >= self._from:
-                counts.latencies.append(now_ms - START_MS - came_ms)
-                if len(counts.latencies) >= KEPT:
-                    counts.flush()
+    def ended(self, answers: Iterable[TerminalRecord], now_ms: float) -> None:
+        """Terminal records are in the log."""
+        opened, counted, window_ms, last, begins = self._open, self._counts, self._window_ms, self._windows - 1, self._from
+        since_ms = now_ms - START_MS
+        for _, key, outcome, endpoint, accuracy in answers:
+            came_ms = opened.pop(key, None)
+            if came_ms is None:
+                continue
+            counts = counted[endpoint]
+            at = int(came_ms / window_ms)
+            if at > last:
+                at = last
+            counts.outcomes[outcome][at] += 1
+            if outcome == COMPLETED:
+                counts.accuracy[at] += accuracy or 0.0
+                if at >= begins:
+                    counts.latencies.append(since_ms - came_ms)
+        for counts in counted.values():
+            if len(counts.latencies) >= KEPT:
+                counts.flush()
 
     def expire_rest(self) -> None:
         """Who has no terminal record and never will (nobody watches deadlines without admission) has expired."""

@@ -25,15 +25,19 @@ class Ended(msgspec.Struct, gc=False):
     """What was computed: (variant, accuracy)."""
 
 
-class Watcher(Protocol):
-    """Called in the order of virtual time. Must be cheap: it sees every request."""
+Offered = tuple[float, Request, int, int]
+"""(time, record, shard, offset)"""
 
-    def offered(self, at_ms: float, shard: int, offset: int, request: Request) -> None:
-        """A request record is in the log."""
+
+class Watcher(Protocol):
+    """Called in the order of virtual time, with all that happens together: it sees every request, and must be cheap."""
+
+    def offered(self, records: Sequence[Offered]) -> None:
+        """Request records are in the log, in the order of their times."""
         ...
 
-    def sent(self, at_ms: float, dispatcher: str, send: Send) -> None:
-        """A dispatcher wrote an order to a lane."""
+    def sent(self, at_ms: float, dispatcher: str, sends: Sequence[Send]) -> None:
+        """A dispatcher wrote orders to lanes."""
         ...
 
     def returned(self, at_ms: float, worker: str, incarnation: int, orders: Sequence[str]) -> None:
@@ -48,8 +52,8 @@ class Watcher(Protocol):
         """What a worker hosts has changed: bytes by ready variant, and all that is in memory."""
         ...
 
-    def terminal(self, ended: Ended) -> None:
-        """A terminal record is in the log; the first of a key is the answer, later ones are seen by nobody."""
+    def terminal(self, records: Sequence[Ended]) -> None:
+        """Terminal records are in the log; the first of a key is the answer, later ones are seen by nobody."""
         ...
 
     def committed(self, at_ms: float, dispatcher: str, shard: int, offset: int, metadata: str) -> None:

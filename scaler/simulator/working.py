@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from scaler.simulator.costs import Costs, latencies
-from scaler.simulator.records import Orders
+from scaler.simulator.records import Orders, TerminalRecord
 from scaler.simulator.scenario import WorkerGroup
 from scaler.simulator.stages import Stages
 from scaler.simulator.watching import Ended
@@ -14,6 +14,7 @@ from schemas.catalog import VariantSpec
 from schemas.plan import Binding, Plan
 from schemas.telemetry import Departed, Returned, WorkerReport
 from schemas.terminal import COMPLETED, EXPIRED, PathStep
+from schemas.work import StagePart
 from workers.policy.batcher import Batch, QueuedOrder
 from workers.policy.device import DevicePolicy, OrderQueue, wanted_by
 from workers.policy.forms import Shape
@@ -29,6 +30,8 @@ HOP_MS, HOLD_MS, HOLD_ROWS_MAX, QUEUE_ROWS_MAX = 8.0, 100.0, 256, 16_384
 """As workers/settings.py and schemas/limits.py have them."""
 SUPERVISOR_MS = 50.0
 """A supervisor tells so soon that a process has died."""
+Path = tuple[tuple[str, float], ...]
+"""(variant, accuracy) of what was computed."""
 
 
 class SimulatedWorker:
@@ -129,13 +132,13 @@ class SimulatedWorker:
         """Records were read from a lane."""
         if orders.lane != self._lane and self._left.get(orders.lane, 0.0) < self._agenda.now_ms:
             return
-        policy = self._policy
+        accept, incarnation = self._policy.accept, self.incarnation
         not_hosted: list[str] = []
         full: list[str] = []
         for queued in orders.orders:
-            if queued.order.incarnation != self.incarnation:
+            if queued.order.incarnation != incarnation:
                 continue
-            refused = policy.accept(queued)
+            refused = accept(queued)
             if refused and refused != "duplicate":
                 (full if refused == "full" else not_hosted).append(queued.id)
         if not_hosted:
@@ -210,29 +213,28 @@ class SimulatedWorker:
         world, queue, finished_ms = self._world, self._policy.queue, int(self._clock_ms)
         delay_ms = world.hops.next_ms()
         computed = ((batch.variant, batch.orders[0].order.accuracy),)
+        records: list[TerminalRecord] = []
+        ended: list[Ended] = []
+        watchers, now_ms, finish = world.watchers, self._agenda.now_ms, queue.finish
         for queued in batch.orders:
             order = queued.order
-            queue.finish(queued)
-            if order.part is not None and order.part.topic:
+            finish(queued)
+            part = order.part
+            if part is not None and part.topic:
                 self._stages.answer(queued, self.name, finished_ms, self._step(queued, batch, spent_ms), delay_ms)
                 continue
-            on_time = finished_ms <= order.deadline_ms
-            outcome, accuracy = (COMPLETED, self._accuracy(queued)) if on_time else (EXPIRED, None)
+            outcome, accuracy, path = EXPIRED, None, ()
+            if finished_ms <= order.deadline_ms:
+                outcome, accuracy, path = COMPLETED, order.accuracy, computed
+                if part is not None:
+                    accuracy, path = accuracy if part.path_accuracy is None else part.path_accuracy, _path(part, computed)
             key = queued.request_id.encode()
-            if world.watchers:
-                path = self._path(queued, computed) if on_time else ()
-                ended = Ended(self._agenda.now_ms, key, outcome, accuracy, finished_ms, self.name, path)
-                for watcher in world.watchers:
-                    watcher.terminal(ended)
-            world.answer(order.shard, key, outcome, order.endpoint, accuracy, delay_ms)
-
-    def _accuracy(self, queued: QueuedOrder) -> float:
-        order = queued.order
-        return order.accuracy if order.part is None or order.part.path_accuracy is None else order.part.path_accuracy
-
-    def _path(self, queued: QueuedOrder, computed: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
-        part = queued.order.part
-        return computed if part is None else tuple([*((step.variant, step.accuracy) for step in part.path), *computed])
+            records.append((order.shard, key, outcome, order.endpoint, accuracy))
+            if watchers:
+                ended.append(Ended(now_ms, key, outcome, accuracy, finished_ms, self.name, path))
+        for watcher in watchers:
+            watcher.terminal(ended)
+        world.answer(records, delay_ms)
 
     def _step(self, queued: QueuedOrder, batch: Batch, spent_ms: float) -> PathStep:
         """What an answer's path says of a stage computed here."""
@@ -251,6 +253,8 @@ class SimulatedWorker:
 
     def _answer_expired(self, expired: Sequence[QueuedOrder]) -> None:
         world, delay_ms, finished_ms = self._world, self._world.hops.next_ms(), int(self._clock_ms)
+        records: list[TerminalRecord] = []
+        ended: list[Ended] = []
         for queued in expired:
             self._policy.queue.finish(queued)
             order = queued.order
@@ -258,9 +262,11 @@ class SimulatedWorker:
                 self._stages.answer(queued, self.name, finished_ms, None, delay_ms)
                 continue
             key = queued.request_id.encode()
-            for watcher in world.watchers:
-                watcher.terminal(Ended(self._agenda.now_ms, key, EXPIRED, None, finished_ms, self.name))
-            world.answer(order.shard, key, EXPIRED, order.endpoint, None, delay_ms)
+            ended.append(Ended(self._agenda.now_ms, key, EXPIRED, None, finished_ms, self.name))
+            records.append((order.shard, key, EXPIRED, order.endpoint, None))
+        for watcher in world.watchers:
+            watcher.terminal(ended)
+        world.answer(records, delay_ms)
 
     # -- variants
 
@@ -366,3 +372,8 @@ class SimulatedWorker:
 
     def _credits(self) -> int:
         return self._hold_rows_max or self._policy.credits(hold_ms=HOLD_MS, rows_max=HOLD_ROWS_MAX)
+
+
+def _path(part: StagePart, computed: Path) -> Path:
+    """With what was computed before this stage."""
+    return (*((step.variant, step.accuracy) for step in part.path), *computed)

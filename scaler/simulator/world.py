@@ -9,9 +9,9 @@ from typing import Protocol
 from broker.policy.entry import Send
 from scaler.simulator.agenda import Agenda
 from scaler.simulator.chance import Hops, Uniforms, generator
-from scaler.simulator.ordering import order_of
+from scaler.simulator.ordering import orders_of
 from scaler.simulator.partition import Partition
-from scaler.simulator.records import Orders, Request
+from scaler.simulator.records import Orders, Request, TerminalRecord
 from scaler.simulator.scenario import Scenario
 from scaler.simulator.tally import Tally
 from scaler.simulator.watching import Watcher
@@ -29,6 +29,11 @@ StageDone = tuple[bytes, StageRecord, bytes]
 
 class DispatcherSide(Protocol):
     """What the topics need to know of a dispatcher."""
+
+    @property
+    def woken_ms(self) -> float:
+        """When it looks at its topics next; infinity where nobody has woken it."""
+        ...
 
     def wake(self, at_ms: float) -> None:
         """Something can be read from then on."""
@@ -137,14 +142,14 @@ class World:
                 by_lane[send.worker] = [send]
             else:
                 own.append(send)
-            for watcher in self.watchers:
-                watcher.sent(now_ms, dispatcher, send)
+        for watcher in self.watchers:
+            watcher.sent(now_ms, dispatcher, sends)
         for worker, own in by_lane.items():
             if self.duplicated_part:
                 own += [send for send in own if self._again.next() < self.duplicated_part]
             at_ms = max(now_ms + self.hops.next_ms(), self._lanes_ms.get(worker, 0.0))
             self._lanes_ms[worker] = at_ms
-            self.agenda.schedule(at_ms, self._deliver, (worker, Orders([order_of(send, epoch, self.blind_ms) for send in own], own[0].lane)))
+            self.agenda.schedule(at_ms, self._deliver, (worker, Orders(orders_of(own, epoch, self.blind_ms), own[0].lane)))
 
     def _deliver(self, delivery: tuple[str, Orders]) -> None:
         worker = self.workers.get(delivery[0])
@@ -153,19 +158,19 @@ class World:
 
     # -- answers
 
-    def answer(
-        self, shard: int, key: bytes, outcome: str, endpoint: str, accuracy: float | None, delay_ms: float
-    ) -> None:  # fmt: skip
-        """A record of {p}.responses, readable `delay_ms` from now."""
+    def answer(self, answers: Sequence[TerminalRecord], delay_ms: float) -> None:
+        """Records of {p}.responses, written together and readable `delay_ms` from now."""
         now_ms = self.agenda.now_ms
-        self.tally.ended(key, outcome, endpoint, accuracy, now_ms)
-        partition = self.responses[shard]
-        visible_ms = partition.append(key, now_ms + delay_ms)
-        if self.duplicated_part and self._again.next() < self.duplicated_part:
-            partition.append(key, visible_ms)
-        owner = self.owners[shard]
-        if owner is not None:
-            owner.wake(visible_ms)
+        self.tally.ended(answers, now_ms)
+        responses, owners, visible_ms, duplicated = self.responses, self.owners, now_ms + delay_ms, self.duplicated_part
+        for shard, key, *_ in answers:
+            partition = responses[shard]
+            readable_ms = partition.append(key, visible_ms)
+            if duplicated and self._again.next() < duplicated:
+                partition.append(key, readable_ms)
+            owner = owners[shard]
+            if owner is not None and owner.woken_ms > readable_ms:
+                owner.wake(readable_ms)
 
     def stage_done(self, shard: int, done: StageDone, delay_ms: float) -> None:
         """A record of a stage topic."""

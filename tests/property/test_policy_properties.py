@@ -237,6 +237,6 @@ def test_the_latest_ids_are_known_and_no_more(ids: list[int], count_max: int) ->
     for number in ids:
         if number not in order[-count_max:]:
             order.append(number)
-        recent.add(b"%d" % number)
+        recent.add([b"%d" % number])
         assert {n for n in range(13) if b"%d" % n in recent} == set(order[-count_max:])
         assert len(recent) == len(set(order[-count_max:]))

@@ -36,7 +36,7 @@ BUGS = (
     Bug(
         "a credit is not released",
         "broker.policy.dispatcher",
-        "                    order.lane.release(order.entry.key)",
+        "                    lane.release(name)",
         "                    pass",
         ("idle",),
     ),
@@ -124,15 +124,15 @@ BUGS = (
     Bug(
         "an id that comes again is another request",
         "broker.policy.dispatcher",
-        "        if entry.key in self._live or entry.key in self._recent:",
-        "        if entry.key in self._live and entry.key in self._recent:",
+        "        if key in live or key in self._recent.known:",
+        "        if key in live and key in self._recent.known:",
         ("waste", "lease", "outcome", "attempts"),
     ),
     Bug(
         "an answer that was read is forgotten",
         "broker.policy.dispatcher",
-        "            recent.add(key)",
-        "            pass",
+        "        self._recent.add(event.keys)",
+        "        pass",
         ("waste",),
     ),
     Bug(

@@ -13,10 +13,10 @@ from simulator_stage import scenario
 from broker.policy.entry import Send
 from scaler.simulator.checking.checkers import Checkers
 from scaler.simulator.errors import InvalidScenario
-from scaler.simulator.records import Request
 from scaler.simulator.result import EndpointResult, Result
 from scaler.simulator.run import simulate
 from scaler.simulator.scenario import Fault, Scenario
+from scaler.simulator.watching import Offered
 
 KINDS = {
     "worker": Fault(kind="worker", at_s=1.0, lasts_s=1.0),
@@ -40,14 +40,14 @@ class Seen(Checkers):
         self.order: list[float] = []
         return self
 
-    def offered(self, at_ms: float, shard: int, offset: int, request: Request) -> None:
-        self.keys[request.key] += 1
-        super().offered(at_ms, shard, offset, request)
+    def offered(self, records: Sequence[Offered]) -> None:
+        self.keys.update(request.key for _, request, _, _ in records)
+        super().offered(records)
 
-    def sent(self, at_ms: float, dispatcher: str, send: Send) -> None:
-        self.counts["sent"] += 1
+    def sent(self, at_ms: float, dispatcher: str, sends: Sequence[Send]) -> None:
+        self.counts["sent"] += len(sends)
         self.order.append(at_ms)
-        super().sent(at_ms, dispatcher, send)
+        super().sent(at_ms, dispatcher, sends)
 
     def computing(self, at_ms: float, worker: str, incarnation: int, variant: str, orders: Sequence[str], rows: int) -> None:
         self.counts["computing"] += 1

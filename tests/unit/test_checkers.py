@@ -48,7 +48,7 @@ class History:
 
     def offer(self, key: str, at: float = 0.0, *, floor: float = 0.0, timeout: int = 1_000, endpoint: str = "fashion") -> None:
         self.entries[key] = request(key, T + at, endpoint=endpoint)
-        self.checkers.offered(T + at, 0, self.offsets, Request(key.encode(), int(T + at), endpoint, floor, timeout, "", 1))
+        self.checkers.offered([(T + at, Request(key.encode(), int(T + at), endpoint, floor, timeout, "", 1), 0, self.offsets)])
         self.offsets += 1
 
     def send(self, key: str, at: float = 10.0, *, attempt: int = 1, worker: str = "w0", variant: str = CNN, row: str = "") -> None:
@@ -57,7 +57,7 @@ class History:
             name = order_name(key, row).encode()
             entry = Entry(name, 0, -1, entry.received_ms, "page", 0.0, None, None, 0, "", 1, 0, None, root=entry, instance=row)
         life = self.checkers._book.workers.get(worker)
-        self.checkers.sent(T + at, "d0", Send(entry, "cpu", 0, worker, life.incarnation if life else 1, variant, ACCURACY[variant], attempt))
+        self.checkers.sent(T + at, "d0", [Send(entry, "cpu", 0, worker, life.incarnation if life else 1, variant, ACCURACY[variant], attempt)])
 
     def compute(self, *keys: str, at: float = 20.0, worker: str = "w0", variant: str = CNN, incarnation: int = 1, rows: int = 0) -> None:
         self.checkers.computing(T + at, worker, incarnation, variant, keys, rows or len(keys))
@@ -68,7 +68,7 @@ class History:
         completed = outcome == "completed"
         reached = (ACCURACY[CNN] if accuracy is None else accuracy) if completed else None
         path = [(CNN, ACCURACY[CNN])] if completed else []
-        self.checkers.terminal(Ended(T + at, key.encode(), outcome, reached, T + (finished or at), by, path))
+        self.checkers.terminal([Ended(T + at, key.encode(), outcome, reached, T + (finished or at), by, path)])
 
     def whole(self, key: str, at: float = 0.0) -> None:
         """A request's good life."""
@@ -275,7 +275,7 @@ def sent_to_an_earlier_life(story: History) -> None:
     story.offer("a", 4_000)
     story.start("w0", 2, 1_000)
     entry = story.entries["a"]
-    story.checkers.sent(T + 4_010, "d0", Send(entry, "cpu", 0, "w0", 1, CNN, ACCURACY[CNN], 1))
+    story.checkers.sent(T + 4_010, "d0", [Send(entry, "cpu", 0, "w0", 1, CNN, ACCURACY[CNN], 1)])
 
 
 def came_back_for_nothing(story: History) -> None:

@@ -247,3 +247,23 @@ def test_what_was_handed_back_as_late_is_not_sent_there_in_that_variant_again() 
     assert send.attempt == 1, "handed back unstarted: no attempt"
     (expired,) = policy.step(ev.Ticked(), START_MS + 500).answers
     assert expired.outcome == "expired"
+
+
+def test_shares_give_way_to_cheaper_variants_while_a_queue_stands_and_hold_again_after_it() -> None:
+    policy = dispatcher("w0")
+    policy.step(ev.PlanObserved(plan("w0", epoch=2, shares={"fashion": {"fashion/wide": 1.0}})), START_MS)
+    rush = [request(f"r{at}", timeout_ms=1_000, floor=0.9) for at in range(800)]
+    pending = list(policy.step(ev.Arrived(0, rush), START_MS).sends)
+    sent: dict[str, int] = {}
+    now_ms = START_MS
+    while pending:
+        send = pending.pop(0)
+        sent[send.variant] = sent.get(send.variant, 0) + 1
+        now_ms += LADDER[send.variant.partition("/")[2]][1]
+        pending.extend(policy.step(ev.Answered(0, [send.entry.key]), now_ms).sends)
+    assert sum(sent.values()) > 780, "800 rows of the planned variant would take 1.7 s"
+    assert "fashion/linear" not in sent, "never below the floor"
+    assert sent["fashion/wide"] < 500 < sum(sent.values())
+    policy.step(ev.Ticked(), now_ms + 2_000)
+    (send,) = policy.step(ev.Arrived(0, [request("quiet", received_ms=now_ms + 2_000, floor=0.9)]), now_ms + 2_001).sends
+    assert send.variant == "fashion/wide"

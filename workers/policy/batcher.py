@@ -101,6 +101,30 @@ class _Queue(msgspec.Struct, eq=False):
     heap: list[tuple[int, int, int, QueuedOrder]]
     """(priority, deadline, number, order): the first is served first."""
     waiting: int = 0
+    told: Latency | None = None
+    """What the rules say of the largest batch; as long as they say the very same, the next two hold."""
+    p95_ms: dict[int, float] = {}
+    """By rows, as far as anybody has asked."""
+    efficient: int = 0
+    """Rows; 0: nobody has asked yet."""
+
+    def costs_ms(self) -> dict[int, float]:
+        """`p95_ms`, emptied where latencies are other ones by now."""
+        told = self.rules.latency_at(self.rules.rows_max)
+        if told is not self.told:
+            self.told, self.p95_ms, self.efficient = told, {}, 0
+        return self.p95_ms
+
+    def of(self, rows: int) -> float:
+        """The 95th percentile of a batch, where `costs_ms` does not have it yet."""
+        found = self.p95_ms[rows] = self.rules.p95_ms(rows)
+        return found
+
+    def efficient_rows(self) -> int:
+        """Up to how many rows a batch grows; call `costs_ms` first."""
+        if not self.efficient:
+            self.efficient = max(min(self.rules.efficient_rows(), self.rules.rows_max), 1)
+        return self.efficient
 
 
 class Batcher:
@@ -125,7 +149,7 @@ class Batcher:
         if queue is None:
             self._queues[variant] = _Queue(rules, [])
         else:
-            queue.rules = rules
+            queue.rules, queue.told = rules, None
 
     def hosts(self, variant: str) -> bool:
         return variant in self._queues
@@ -150,9 +174,10 @@ class Batcher:
         order = queued.order
         queue = self._queues[order.variant]
         self._known[queued.id] = queued
-        self._number += 1
-        heappush(queue.heap, (order.priority or DEFAULT_PRIORITY, order.deadline_ms, self._number, queued))
-        heappush(self._by_latest_start, (self._latest_start_ms(queue.rules, order), self._number, queued))
+        number = self._number = self._number + 1
+        deadline_ms = order.deadline_ms
+        heappush(queue.heap, (order.priority or DEFAULT_PRIORITY, deadline_ms, number, queued))
+        heappush(self._by_latest_start, (self._latest_start_ms(queue, order), number, queued))
         queue.waiting += 1
         self.waiting_rows += order.rows
         return True
@@ -172,14 +197,14 @@ class Batcher:
             _, number, queued = heappop(heap)
             if queued.taken:
                 continue
-            current_ms = self._latest_start_ms(self._queues[queued.order.variant].rules, queued.order)
+            current_ms = self._latest_start_ms(self._queues[queued.order.variant], queued.order)
             if current_ms >= now_ms:
                 heappush(heap, (current_ms, number, queued))  # the variant turned out faster than it was on arrival
             else:
                 late.append(self._take(queued))
         # A variant that turned out slower: whoever would start next is judged by what is known now.
         for queue in self._queues.values():
-            while queue.waiting and (head := _head(queue)) is not None and self._latest_start_ms(queue.rules, head.order) < now_ms:
+            while queue.waiting and (head := _head(queue)) is not None and self._latest_start_ms(queue, head.order) < now_ms:
                 late.append(self._take(head))
         return late
 
@@ -219,8 +244,10 @@ class Batcher:
                     self._push_back(queue, queued)
                 return Wait(unsafe_ms)
         for queued in orders:
-            self._take(queued)
-        return Batch(variant, tuple(orders), rows, rules.p95_ms(rows))
+            queued.taken = True
+        queue.waiting -= len(orders)
+        self.waiting_rows -= rows
+        return Batch(variant, tuple(orders), rows, queue.p95_ms.get(rows) or queue.of(rows))
 
     def _most_urgent(self) -> str | None:
         best: tuple[tuple[int, int, int], str] | None = None
@@ -229,29 +256,32 @@ class Batcher:
                 best = (queue.heap[0][:3], variant)
         return best[1] if best else None
 
-    def _grow(self, queue: _Queue, now_ms: float) -> tuple[list[QueuedOrder], int, float]:
+    def _grow(self, queue: _Queue, now_ms: float) -> tuple[list[QueuedOrder], int, int]:
         """The head, and who follows as long as everybody in the batch stays safe; a request larger than a batch runs alone."""
-        rules = queue.rules
-        head = heappop(queue.heap)[3]
-        orders, rows, earliest_ms = [head], head.order.rows, float(head.order.deadline_ms)
-        rows_max = max(min(rules.efficient_rows(), rules.rows_max), 1) if queue.heap else rows
-        while queue.heap and rows < rows_max:
-            following = queue.heap[0][3]
+        heap, p95_ms, safe_ms = queue.heap, queue.costs_ms(), now_ms + self._hop_ms
+        head = heappop(heap)[3]
+        orders, rows, earliest_ms = [head], head.order.rows, head.order.deadline_ms
+        rows_max = queue.efficient_rows() if heap else rows
+        while heap and rows < rows_max:
+            following = heap[0][3]
             if not following.taken:
-                grown = rows + following.order.rows
-                if grown > rows_max or now_ms + rules.p95_ms(grown) + self._hop_ms > min(earliest_ms, following.order.deadline_ms):
+                order = following.order
+                grown = rows + order.rows
+                deadline_ms = order.deadline_ms if order.deadline_ms < earliest_ms else earliest_ms
+                if grown > rows_max or safe_ms + (p95_ms.get(grown) or queue.of(grown)) > deadline_ms:
                     break
                 orders.append(following)
-                rows, earliest_ms = grown, min(earliest_ms, following.order.deadline_ms)
-            heappop(queue.heap)
+                rows, earliest_ms = grown, deadline_ms
+            heappop(heap)
         return orders, rows, earliest_ms
 
     def _push_back(self, queue: _Queue, queued: QueuedOrder) -> None:
         self._number += 1
         heappush(queue.heap, (queued.order.priority or DEFAULT_PRIORITY, queued.order.deadline_ms, self._number, queued))
 
-    def _latest_start_ms(self, rules: BatchRules, order: WorkOrder) -> float:
-        return order.deadline_ms - self._hop_ms - rules.p95_ms(order.rows)
+    def _latest_start_ms(self, queue: _Queue, order: WorkOrder) -> float:
+        rows = order.rows
+        return order.deadline_ms - self._hop_ms - (queue.costs_ms().get(rows) or queue.of(rows))
 
     def _take(self, queued: QueuedOrder) -> QueuedOrder:
         queued.taken = True

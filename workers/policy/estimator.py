@@ -66,6 +66,8 @@ class LatencyEstimator:
         self._prior_samples = GUESS_SAMPLES if self._guessed else PRIOR_SAMPLES
         self._estimates = dict(self._profile)
         self._by_rows: dict[int, Latency] = {}
+        self._profiled_ms: dict[int, float] = {}
+        """The profile's median by rows, as far as batches of them were measured."""
 
     @property
     def estimates(self) -> dict[int, Latency]:
@@ -74,7 +76,9 @@ class LatencyEstimator:
 
     def observe(self, rows: int, measured_ms: float) -> None:
         """Take in one batch of `rows` (as computed, padding included)."""
-        expected_ms = latency_at(self._profile, rows).p50_ms
+        expected_ms = self._profiled_ms.get(rows)
+        if expected_ms is None:
+            expected_ms = self._profiled_ms[rows] = latency_at(self._profile, rows).p50_ms
         ratio = measured_ms / max(expected_ms, 1e-6)
         at = min(bisect_left(self._sizes, rows), len(self._sizes) - 1)
         self._windows[self._sizes[at]].add(ratio)

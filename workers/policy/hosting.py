@@ -92,11 +92,14 @@ class HostedVariants:
 
     def serving(self, variant: str) -> Hosted | None:
         """Whatever computes orders for this variant now: the newest ready form, else one that drains."""
-        for state in (READY, DRAINING):
-            for hosted in reversed(self._hosted):
-                if hosted.variant == variant and hosted.state == state:
+        draining: Hosted | None = None
+        for hosted in reversed(self._hosted):
+            if hosted.variant == variant:
+                if hosted.state == READY:
                     return hosted
-        return None
+                if hosted.state == DRAINING and draining is None:
+                    draining = hosted
+        return draining
 
     @property
     def settled(self) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 
+from scaler.simulator.records import Request as Record
 from scaler.simulator.result import Violation
+from scaler.simulator.watching import Offered
 from schemas.plan import Plan
 
 
@@ -102,34 +105,39 @@ class Book:
         """Until when deaths of dispatchers explain delays; 0: never."""
         return max(self.excused_until_ms.values(), default=0.0)
 
-    def close(self, request: Request, at_ms: float) -> None:
-        """The request has its terminal record."""
-        key, order = request.key, self._finished_order
-        del self.live[key]
-        self.open[request.shard].pop(request.offset, None)
-        self.finished[key] = at_ms
-        order.append(key)
-        if len(order) > self._finished_max:
+    def close(self, requests: Sequence[Request]) -> None:
+        """These have their terminal records, and are among the finished."""
+        opened, order = self.open, self._finished_order
+        for request in requests:
+            opened[request.shard].pop(request.offset, None)
+            order.append(request.key)
+        for _ in range(len(order) - self._finished_max):
             old = order.popleft()
             self.finished.pop(old, None)
             self.repeated.discard(old)
             self.forgotten = True
 
-    def offer(self, request: Request) -> None:
-        """A request record is in the log; the same id again is the same request."""
-        key, shard, offset = request.key, request.shard, request.offset
-        self.ends[shard] = offset + 1
-        first = self.live.get(key)
-        if first is None and key not in self.finished:
+    def offer(self, records: Sequence[Offered]) -> None:
+        """Request records are in the log."""
+        live, finished, opened, ends = self.live, self.finished, self.open, self.ends
+        for at_ms, record, shard, offset in records:
+            key = record.key
+            ends[shard] = offset + 1
+            if key in live or key in finished:
+                self._repeat(record)
+                continue
             self.offered += 1
-            self.live[key] = request
-            own = self.open.get(shard)
+            own = opened.get(shard)
             if own is None:
-                own = self.open[shard] = {}
-            own[offset] = request
-            return
-        self.repeated.add(key)
+                own = opened[shard] = {}
+            deadline_ms = record.received_ms + record.timeout_ms
+            own[offset] = live[key] = Request(key, shard, offset, at_ms, record.endpoint, record.floor, deadline_ms)
+
+    def _repeat(self, record: Record) -> None:
+        """The same id again is the same request."""
+        self.repeated.add(record.key)
+        first = self.live.get(record.key)
         if first is not None:
             # Whichever record is read first is taken on; the other is finished with nothing done.
             self.open[first.shard].pop(first.offset, None)
-            first.deadline_ms = max(first.deadline_ms, request.deadline_ms)
+            first.deadline_ms = max(first.deadline_ms, record.received_ms + record.timeout_ms)

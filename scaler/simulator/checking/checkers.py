@@ -13,12 +13,12 @@ from scaler.simulator.checking.idleness import IdlenessChecks
 from scaler.simulator.checking.joins import JoinChecks
 from scaler.simulator.checking.leases import LeaseChecks
 from scaler.simulator.checking.watermarks import WatermarkChecks
-from scaler.simulator.records import Request as Record
 from scaler.simulator.result import Violation
 from scaler.simulator.scenario import Scenario
-from scaler.simulator.watching import Ended
+from scaler.simulator.watching import Ended, Offered
 from schemas.catalog import Catalog
 from schemas.plan import Plan
+from schemas.terminal import COMPLETED
 from schemas.work import INSTANCE_MARK
 
 
@@ -61,13 +61,12 @@ class Checkers:
 
     # -- requests
 
-    def offered(self, at_ms: float, shard: int, offset: int, request: Record) -> None:
-        deadline_ms = request.received_ms + request.timeout_ms
-        self._book.offer(Request(request.key, shard, offset, at_ms, request.endpoint, request.floor, deadline_ms))
+    def offered(self, records: Sequence[Offered]) -> None:
+        self._book.offer(records)
 
-    def sent(self, at_ms: float, dispatcher: str, send: Send) -> None:
-        self._leases.sent(at_ms, dispatcher, send)
-        self._hosting.sent(at_ms, self._book.workers.get(send.worker), send)
+    def sent(self, at_ms: float, dispatcher: str, sends: Sequence[Send]) -> None:
+        self._leases.sent(at_ms, dispatcher, sends)
+        self._hosting.sent(at_ms, sends)
 
     def returned(self, at_ms: float, worker: str, incarnation: int, orders: Sequence[str]) -> None:
         for name in orders:
@@ -76,30 +75,31 @@ class Checkers:
                 self._leases.returned(at_ms, request, name.encode(), worker, incarnation)
 
     def computing(self, at_ms: float, worker: str, incarnation: int, variant: str, orders: Sequence[str], rows: int) -> None:
-        book, leases = self._book, self._leases
+        book = self._book
         life = book.workers.get(worker)
         if life is None or not life.alive or life.incarnation != incarnation:
             book.violated("hosting", at_ms, f"{worker}/{incarnation} computes {len(orders)} orders, and does not live")
             return
         self._hosting.computing(at_ms, life, variant, orders, rows)
-        live = book.live
-        for name in orders:
-            encoded = name.encode()
-            request = live.get(encoded) or live.get(name.partition(INSTANCE_MARK)[0].encode())
-            if request is not None:
-                leases.computing(at_ms, request, encoded, worker, incarnation)
+        self._leases.computing(at_ms, life, orders)
 
-    def terminal(self, ended: Ended) -> None:
-        book = self._book
-        request = book.live.get(ended.key)
-        if request is None:
-            if ended.key not in book.finished and not book.forgotten:
-                book.violated("outcome", ended.at_ms, f"{ended.by} answers {ended.key!r}, which nobody has asked for")
-            return
-        self._answers.ended(request, ended)
-        self._idleness.ended(request, ended)
-        self._joins.ended(request, ended)
-        book.close(request, ended.at_ms)
+    def terminal(self, records: Sequence[Ended]) -> None:
+        book, live, joined = self._book, self._book.live, self._joins.whole
+        ended_by, closed = self._answers.ended, list[Request]()
+        for ended in records:
+            request = live.pop(ended.key, None)
+            if request is None:
+                if ended.key not in book.finished and not book.forgotten:
+                    book.violated("outcome", ended.at_ms, f"{ended.by} answers {ended.key!r}, which nobody has asked for")
+                continue
+            ended_by(request, ended)
+            if ended.outcome != COMPLETED:
+                self._idleness.ended(request, ended)
+            elif request.endpoint in joined:
+                self._joins.ended(request, ended)
+            book.finished[ended.key] = ended.at_ms
+            closed.append(request)
+        book.close(closed)
 
     # -- the rest
 

@@ -51,8 +51,18 @@ class HostingChecks:
             latest, _ = self._limits.get(binding.worker, (binding.batch_size_max, 0))
             self._limits[binding.worker] = binding.batch_size_max, latest
 
-    def sent(self, at_ms: float, life: WorkerLife | None, send: Send) -> None:
-        """An order goes to a worker that was ready for it at some time of that life: news of the contrary may be on its way."""
+    def sent(self, at_ms: float, sends: Sequence[Send]) -> None:
+        """Orders go to workers that were ready for them at some time of that life: news of the contrary may be on its way."""
+        workers = self._book.workers
+        for send in sends:
+            life = workers.get(send.worker)
+            if life is not None and life.alive and send.incarnation == life.incarnation:
+                life.sent_ms = at_ms
+                if send.variant in life.ever_ready:
+                    continue
+            self._sent_wrongly(at_ms, life, send)
+
+    def _sent_wrongly(self, at_ms: float, life: WorkerLife | None, send: Send) -> None:
         if life is None or send.incarnation > life.incarnation:
             self._book.violated("hosting", at_ms, f"{send.entry.key!r} was sent to {send.worker}/{send.incarnation}, which never lived")
         elif send.incarnation < life.incarnation or not life.alive:
@@ -60,9 +70,7 @@ class HostingChecks:
                 what = "died" if not life.alive else f"is {life.incarnation}"
                 self._book.violated("hosting", at_ms, f"{send.entry.key!r} was sent to {send.worker}/{send.incarnation}, which {what} for long")
         else:
-            life.sent_ms = at_ms
-            if send.variant not in life.ever_ready:
-                self._book.violated("hosting", at_ms, f"{send.entry.key!r} was sent to {send.worker}, where {send.variant} never was ready")
+            self._book.violated("hosting", at_ms, f"{send.entry.key!r} was sent to {send.worker}, where {send.variant} never was ready")
 
     def computing(self, at_ms: float, life: WorkerLife, variant: str, orders: Sequence[str], rows: int) -> None:
         """A batch begins."""

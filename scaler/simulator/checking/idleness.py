@@ -9,7 +9,7 @@ from scaler.simulator.checking.book import Book, Lease, Request, WorkerLife
 from scaler.simulator.checking.bounds import Bounds
 from scaler.simulator.watching import Ended
 from schemas.catalog import Catalog
-from schemas.terminal import COMPLETED, EXPIRED, REJECTED
+from schemas.terminal import EXPIRED, REJECTED
 
 SAFE = 3.0
 """Whoever has this many times the 95th percentile left can make it."""
@@ -24,8 +24,8 @@ class IdlenessChecks:
         self._accuracies = {key: variant.accuracy for key, variant in catalog.variants().items()}
 
     def ended(self, request: Request, ended: Ended) -> None:
-        """The first terminal record of the request."""
-        if ended.outcome == COMPLETED or ended.at_ms < self._book.excused_ms() or request.endpoint not in self._tasks:
+        """The first terminal record of the request says anything but `completed`."""
+        if ended.at_ms < self._book.excused_ms() or request.endpoint not in self._tasks:
             return
         if ended.outcome == EXPIRED and request.leases:
             for name, lease in request.leases.items():

@@ -8,7 +8,6 @@ from scaler.simulator.checking.book import Book, Lease, Request
 from scaler.simulator.watching import Ended
 from schemas.catalog import Catalog
 from schemas.graph import EnsembleNode, ForEachNode, GraphSpec, Node, ShadowNode, StageNode
-from schemas.terminal import COMPLETED
 from schemas.work import INSTANCE_MARK
 
 _INSTANCE = re.compile(r"^(.*)#([0-9.]+)$")
@@ -19,11 +18,12 @@ class JoinChecks:
 
     def __init__(self, book: Book, catalog: Catalog) -> None:
         self._book = book
-        self._whole = {name for name, endpoint in catalog.endpoints.items() if endpoint.graph is not None and _needs_all(endpoint.graph)}
+        self.whole = {name for name, endpoint in catalog.endpoints.items() if endpoint.graph is not None and _needs_all(endpoint.graph)}
+        """Endpoints whose joins need every row."""
 
     def ended(self, request: Request, ended: Ended) -> None:
-        """The first terminal record of the request."""
-        if ended.outcome != COMPLETED or request.endpoint not in self._whole or not request.leases:
+        """The first terminal record of a request to one of `whole` says `completed`."""
+        if not request.leases:
             return
         rows: dict[str, set[str]] = {}
         for name, lease in request.leases.items():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from broker.policy.entry import SHADOW_PRIORITY, Send
-from scaler.simulator.checking.book import Book, Lease, Request
+from scaler.simulator.checking.book import Book, Lease, Request, WorkerLife
 from scaler.simulator.checking.bounds import Bounds
+from schemas.work import INSTANCE_MARK
 
 
 class LeaseChecks:
@@ -13,26 +16,30 @@ class LeaseChecks:
     def __init__(self, book: Book, bounds: Bounds) -> None:
         self._book, self._bounds = book, bounds
 
-    def sent(self, at_ms: float, dispatcher: str, send: Send) -> None:
-        """An order was written."""
-        entry, book = send.entry, self._book
-        root = entry.root or entry
-        request = book.live.get(root.key)
-        if not 1 <= send.attempt <= self._bounds.attempts_max:
-            book.violated("attempts", at_ms, f"{entry.key!r} was sent as attempt {send.attempt}")
-        if request is None:
-            self._after_the_end(at_ms, dispatcher, send)
-            return
-        leases = request.leases
-        if leases is None:
-            leases = request.leases = {}
-        before = leases.get(entry.key)
-        lease = leases[entry.key] = Lease(dispatcher, book.lives.get(dispatcher, 0), send.worker, send.incarnation, send.attempt, at_ms)
-        if before is None:
-            return
-        lease.begun = before.begun
-        if before.dispatcher == dispatcher and before.life == lease.life:
-            self._again(at_ms, before, lease, entry.key)
+    def sent(self, at_ms: float, dispatcher: str, sends: Sequence[Send]) -> None:
+        """Orders were written."""
+        book = self._book
+        live, life, attempts_max = book.live, book.lives.get(dispatcher, 0), self._bounds.attempts_max
+        for send in sends:
+            entry = send.entry
+            key, attempt = entry.key, send.attempt
+            request = live.get(key if entry.root is None else entry.root.key)
+            if not 1 <= attempt <= attempts_max:
+                book.violated("attempts", at_ms, f"{key!r} was sent as attempt {attempt}")
+            if request is None:
+                self._after_the_end(at_ms, dispatcher, send)
+                continue
+            lease = Lease(dispatcher, life, send.worker, send.incarnation, attempt, at_ms)
+            leases = request.leases
+            if leases is None:
+                request.leases = {key: lease}
+                continue
+            before = leases.get(key)
+            leases[key] = lease
+            if before is not None:
+                lease.begun = before.begun
+                if before.dispatcher == dispatcher and before.life == life:
+                    self._again(at_ms, before, lease, key)
 
     def _again(self, at_ms: float, before: Lease, lease: Lease, key: bytes) -> None:
         """Sent before by the same life of the same dispatcher: another attempt, or the same one that came back unstarted."""
@@ -66,12 +73,18 @@ class LeaseChecks:
         if lease is not None and lease.worker == worker and lease.incarnation == incarnation:
             lease.returned_ms = at_ms
 
-    def computing(self, at_ms: float, request: Request, name: bytes, worker: str, incarnation: int) -> None:
-        """A device began the order."""
-        lease = (request.leases or {}).get(name)
-        if lease is None:
-            self._book.violated("lease", at_ms, f"{worker} computes {name!r}, which nobody has sent")
-            return
-        lease.begun = True
-        if lease.worker == worker and lease.incarnation == incarnation:
-            lease.started_ms = at_ms
+    def computing(self, at_ms: float, life: WorkerLife, names: Sequence[str]) -> None:
+        """A device began these orders."""
+        live, worker, incarnation = self._book.live, life.name, life.incarnation
+        for said in names:
+            name = said.encode()
+            request = live.get(name) or live.get(said.partition(INSTANCE_MARK)[0].encode())
+            if request is None:
+                continue
+            lease = request.leases.get(name) if request.leases else None
+            if lease is None:
+                self._book.violated("lease", at_ms, f"{worker} computes {name!r}, which nobody has sent")
+                continue
+            lease.begun = True
+            if lease.worker == worker and lease.incarnation == incarnation:
+                lease.started_ms = at_ms
