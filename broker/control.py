@@ -11,7 +11,7 @@ from broker.log import Log, Reader, Record, TopicPartition
 from schemas.catalog import Catalog
 from schemas.names import Names
 from schemas.plan import Plan, decode_plan
-from schemas.telemetry import Telemetry, decode_telemetry
+from schemas.telemetry import ScalerReport, Telemetry, decode_reported
 
 logger = structlog.get_logger()
 FETCH_WAIT_MS = 100
@@ -68,7 +68,9 @@ class Control:
             if topic == self._names.plan:
                 self._on_plan(decode_plan(record.value))
             elif self._on_telemetry is not None:
-                self._on_telemetry(decode_telemetry(record.value))
+                report = decode_reported(record.value)
+                if not isinstance(report, ScalerReport):
+                    self._on_telemetry(report)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             logger.warning("control record skipped", topic=topic, offset=record.offset, error=str(error))
         return False

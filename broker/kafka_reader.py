@@ -112,6 +112,9 @@ class KafkaReader:
     async def committed(self, partition: TopicPartition) -> Committed | None:
         return (await self._group_offsets().fetch([partition])).get(partition)
 
+    async def committed_all(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        return await self._group_offsets().fetch(partitions) if partitions else {}
+
     async def position(self, partition: TopicPartition) -> int:
         if self._hooks is not None:
             return await self._opened().position(partition)

@@ -185,6 +185,9 @@ class MemoryReader:
     async def committed(self, partition: TopicPartition) -> Committed | None:
         return self._offsets().get(partition)
 
+    async def committed_all(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        return {partition: self._offsets()[partition] for partition in partitions if partition in self._offsets()}
+
     async def position(self, partition: TopicPartition) -> int:
         self._check_assigned(partition)
         return self._positions[partition]

@@ -34,8 +34,12 @@ COMMANDS = {
     "sink": "deploy.commands.sink:sink",
     "scaler": "deploy.commands.scaler:scaler",
     "profile": "deploy.commands.profile:profile",
+    "simulate": "deploy.commands.simulate:simulate",
+    "plan": "deploy.commands.plan:plan",
+    "optimizers": "deploy.commands.optimizers:optimizers",
     "measure": "deploy.commands.measure:measure",
     "split-model": "deploy.commands.split_model:split_model",
+    "fpga": "deploy.commands.fpga:fpga",
     "bench": "deploy.commands.bench:bench",
     "deadletter": "deploy.commands.dead_letters:deadletter",
 }

@@ -20,7 +20,8 @@ from broker.role import Role
 from broker.sink import Sink
 from broker.store import MemoryStore
 from deploy.catalog_apply import apply_files
-from scaler.planner import StaticPlanner
+from scaler.control_loop import ControlLoop
+from scaler.control_loop_feed import LogFeed
 from schemas.errors import ConfigurationError, HeadraceError
 from schemas.names import Names
 from workers.backend import BackendOptions
@@ -94,7 +95,7 @@ class Embedded(Client):
 
     def _build(self, folder: Path) -> list[Role]:
         log, names = self._log, self._names
-        planner = StaticPlanner(log, names, name="planner", registry=CollectorRegistry())
+        planner = ControlLoop(log, names, LogFeed(log, names, name="planner"), name="planner", registry=CollectorRegistry())
         roles: list[Role] = [
             planner,
             CanaryControl(log, names, name="planner", leading=lambda: planner.leading, registry=CollectorRegistry()),

@@ -10,28 +10,19 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from broker.log import Log, Reader, Record, Start, TopicPartition
+from scaler.lag import LagReader, PartitionLag
 from schemas.catalog import Catalog
 from schemas.errors import LogUnavailable
-from schemas.names import ACCELERATORS, Names
+from schemas.names import Names
 from schemas.plan import Plan, decode_plan
-from schemas.telemetry import DispatcherReport, WorkerReport, decode_telemetry
+from schemas.plan_journal import PlanDecision, decode_decision
+from schemas.telemetry import DispatcherReport, ScalerReport, WorkerReport, decode_reported, decode_telemetry
 
 CLIENT_ID = "headrace-tool"
 READ_MS_MAX = 15_000.0
 ALIVE_MS = 5_000
 """A worker or dispatcher that said nothing for this long is not shown as alive."""
 RECORDS_MAX = 1_000_000
-
-
-class GroupLag(msgspec.Struct, frozen=True, kw_only=True):
-    """Lag of one group on one partition; `committed` None: nothing was committed yet, and everything that is there counts."""
-
-    group: str
-    topic: str
-    partition: int
-    end: int
-    committed: int | None
-    lag_messages: int
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -83,29 +74,38 @@ async def read_alive(log: Log, names: Names, *, now_ms: float | None = None) -> 
     return Alive({name: worker for name, worker in alive.workers.items() if worker.state != "stopped"}, alive.dispatchers)
 
 
-async def read_lag(log: Log, names: Names) -> list[GroupLag]:
+async def read_leader(log: Log, names: Names, *, now_ms: float | None = None) -> ScalerReport | None:
+    """Whichever scaler said last, and lately, that it leads."""
+    since_ms = int((time.time() * 1000 if now_ms is None else now_ms) - ALIVE_MS)
+    found: ScalerReport | None = None
+    for record in await read_topic(log, names.telemetry, since_ms=since_ms):
+        try:
+            report = decode_reported(record.value or b"")
+        except msgspec.DecodeError:
+            continue
+        if isinstance(report, ScalerReport) and (found is None or report.leads_since_ms >= found.leads_since_ms):
+            found = report
+    return found
+
+
+async def read_history(log: Log, names: Names) -> list[PlanDecision]:
+    """All decisions that the plan's history still has, in order; what cannot be read is left out."""
+    found: list[PlanDecision] = []
+    for record in await read_topic(log, names.plan_history):
+        try:
+            found.append(decode_decision(record.value or b""))
+        except msgspec.DecodeError:
+            continue
+    return found
+
+
+async def read_lag(log: Log, names: Names) -> list[PartitionLag]:
     """Log end minus committed offset, per partition, of dispatchers, sink and workers."""
-    groups = {names.dispatchers_group: [names.requests, *await log.topics(names.stages)], names.sink_group: [names.responses]}
-    groups |= {names.workers_group(accelerator): [names.work(accelerator)] for accelerator in ACCELERATORS}
-    read = [_group_lag(log, group, topic) for group, topics in groups.items() for topic in topics]
-    return [lag for lags in await asyncio.gather(*read) for lag in lags]
-
-
-async def _group_lag(log: Log, group: str, topic: str) -> list[GroupLag]:
-    partitions = [TopicPartition(topic, number) for number in range(await log.partitions(topic))]
-    if not partitions:
-        return []
-    async with _opened(log.reader(CLIENT_ID, group=group)) as reader:
-        await reader.assign(dict.fromkeys(partitions, "latest"))
-        ends = await reader.end_offsets(partitions)
-        found: list[GroupLag] = []
-        for partition in partitions:
-            committed = await reader.committed(partition)
-            end, offset = ends[partition], None if committed is None else committed.offset
-            start = await reader.offset_at(partition, 0) if offset is None and end else offset or 0
-            lag = max(0, end - (start if offset is None else offset))
-            found.append(GroupLag(group=group, topic=topic, partition=partition.partition, end=end, committed=offset, lag_messages=lag))
-        return found
+    reader = LagReader(log, names, CLIENT_ID)
+    try:
+        return await reader.read_all()
+    finally:
+        await reader.close()
 
 
 async def read_topic(log: Log, topic: str, *, since_ms: int | None = None) -> list[Record]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from deploy.catalog_apply import Change, apply_files
 from deploy.configuration import Connection, split_address
 from deploy.connections import create_topics, open_log
+from deploy.control_changes import write_control
 from deploy.local import stack as local
 from deploy.local.kafka import kafka_answers
 from schemas.errors import LogUnavailable
@@ -20,11 +21,20 @@ APPLY_S_MAX = 60.0
 
 
 async def start_and_apply(
-    plan: local.StackPlan, connection: Connection, files: Sequence[Path], models: Path, *, on_progress: Callable[[str], None]
+    plan: local.StackPlan,
+    connection: Connection,
+    files: Sequence[Path],
+    models: Path,
+    *,
+    on_progress: Callable[[str], None],
+    optimizer: str | None = None,
 ) -> tuple[local.Stack, list[Change]]:
-    """Returns when all is ready. Raises as local.start and apply_files do; then nothing is left running."""
+    """Returns when all is ready. `optimizer`: who plans from now on, by the catalog.
+
+    Raises as local.start and apply_files do; then nothing is left running.
+    """
     starting = asyncio.create_task(local.start(plan, on_progress=on_progress))
-    applying = asyncio.create_task(_apply_when_up(plan.folder, connection, files, models))
+    applying = asyncio.create_task(_apply_when_up(plan.folder, connection, files, models, optimizer))
     try:
         await asyncio.wait((starting, applying), return_when=asyncio.FIRST_EXCEPTION)
         if starting.done():
@@ -38,8 +48,8 @@ async def start_and_apply(
         await asyncio.gather(starting, applying, return_exceptions=True)
 
 
-async def _apply_when_up(folder: Path, connection: Connection, files: Sequence[Path], models: Path) -> list[Change]:
-    if not files:
+async def _apply_when_up(folder: Path, connection: Connection, files: Sequence[Path], models: Path, optimizer: str | None) -> list[Change]:
+    if not files and optimizer is None:
         return []
     while True:
         stack = local.read(folder)
@@ -56,6 +66,8 @@ async def _apply_when_up(folder: Path, connection: Connection, files: Sequence[P
         try:
             async with open_log(there) as log:
                 await create_topics(log, there)
+                if optimizer is not None:
+                    await write_control(log, there.names, optimizer=optimizer)
                 return await apply_files(log, there.names, files, models, replication=there.replication)
         except LogUnavailable:
             if time.monotonic() > until_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.control import CONTROL_KEY, CONTROL_KEY_PREFIX, ControlSpec, decode_control
 from schemas.decoding import strict
 from schemas.graph import GraphSpec
 
@@ -92,11 +93,15 @@ class Catalog(msgspec.Struct):
 
     tasks: dict[str, TaskSpec] = {}
     endpoints: dict[str, EndpointSpec] = {}
+    control: ControlSpec = ControlSpec()
 
     def apply(self, key: bytes, value: bytes | None) -> None:
         """Fold one record of {p}.catalog in; None is a tombstone. Raises msgspec.ValidationError for what is not a catalog record."""
         name = key.decode()
-        if name.startswith(TASK_KEY_PREFIX):
+        if name.startswith(CONTROL_KEY_PREFIX):
+            if key == CONTROL_KEY:
+                self.control = decode_control(value) if value is not None else ControlSpec()
+        elif name.startswith(TASK_KEY_PREFIX):
             task_name = name.removeprefix(TASK_KEY_PREFIX)
             if value is None:
                 self.tasks.pop(task_name, None)

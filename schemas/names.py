@@ -12,6 +12,7 @@ LANES_PER_CLASS = 16
 SHARDS = 8
 STAMPED = {"message.timestamp.type": "LogAppendTime"}
 SHORT = {"retention.ms": "3600000"}
+HISTORY = {"retention.ms": str(7 * 24 * 3600 * 1000), "retention.bytes": str(128 << 20)}
 DEAD_LETTER_BYTES = 64 << 10
 """What a dead letter may have beyond the record that it keeps: the reason, and where it came from."""
 
@@ -44,6 +45,14 @@ class Names(msgspec.Struct, frozen=True):
     @property
     def plan(self) -> str:
         return f"{self.prefix}.plan"
+
+    @property
+    def plan_history(self) -> str:
+        return f"{self.prefix}.plan-history"
+
+    @property
+    def scale(self) -> str:
+        return f"{self.prefix}.scale"
 
     @property
     def catalog(self) -> str:
@@ -116,6 +125,8 @@ class Names(msgspec.Struct, frozen=True):
             TopicSpec(self.tap_responses, shards, kept),
             TopicSpec(self.telemetry, 1, short),
             TopicSpec(self.plan, 1, compacted),
+            TopicSpec(self.plan_history, 1, common | HISTORY),
+            TopicSpec(self.scale, 1, compacted),
             TopicSpec(self.catalog, 1, compacted),
             TopicSpec(self.dead_letters, 1, common | {"max.message.bytes": str(record_bytes_max + DEAD_LETTER_BYTES)}),
             *(TopicSpec(self.work(accelerator), lanes, short | stamped) for accelerator in ACCELERATORS),

@@ -8,7 +8,7 @@ import msgspec
 
 from schemas.decoding import strict
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 PLAN_KEY = b"plan"
 EPOCH_MAX = (1 << 53) - 1
 """Epochs only grow: one that could not be followed by another is no epoch."""
@@ -37,6 +37,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     budgets: dict[str, dict[str, float]] = {}
     """By endpoint: milliseconds for each stage."""
     planner: str = ""
+    """The scaler that made it."""
+    optimizer: str = ""
+    """Who proposed it; empty where none was asked, as nobody had measured anything yet."""
     reason: str = ""
     made_ms: int = 0
     version: int = PLAN_VERSION

@@ -18,7 +18,7 @@ CAPACITY_MUST = 2.7
 CURVE = (1.0, 1.5, 2.0, 2.7, 4.0)
 PAPER_CURVE = {1.5: 0.967, 2.0: 0.938, 2.7: 0.870, 4.0: 0.73}
 """Demand as a multiple of what the most accurate models serve -> accuracy, as Loki's own profile has it."""
-START_RPS = 60.0
+START_RPS = 200.0
 
 
 class LokiCapacity:

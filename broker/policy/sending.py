@@ -24,9 +24,13 @@ def send_waiting(
     heapq.heapify(open_lanes)
     skipped: set[tuple[int, Class]] = set()
     waiting = pool.waiting
+    kinds_of: dict[int, list[Class]] = {}
     while open_lanes and waiting.count:
         _, at, lane = open_lanes[0]
-        entry = _most_urgent(waiting, lane, at, skipped)
+        kinds = kinds_of.get(at)
+        if kinds is None:
+            kinds = kinds_of[at] = [kind for kind in waiting.queues if _can_serve(lane, kind)]
+        entry = _most_urgent(waiting, kinds, at, skipped)
         if entry is None:
             heapq.heappop(open_lanes)
             continue
@@ -71,15 +75,21 @@ def _has_time(lane: Lane, settings: DispatcherSettings, now_ms: float) -> bool:
     return lane.outstanding_ms <= settings.shadow_room_ms and newest.sent_ms < now_ms
 
 
-def _most_urgent(waiting: Waiting, lane: Lane, at: int, skipped: set[tuple[int, Class]]) -> Entry | None:
-    """The earliest deadline of the highest priority that this lane can serve."""
+def _can_serve(lane: Lane, kind: Class) -> bool:
+    _, task, rung = kind
+    rungs = lane.options.get(task)
+    return rungs is not None and rung < len(rungs) and bool(rungs[rung])
+
+
+def _most_urgent(waiting: Waiting, kinds: list[Class], at: int, skipped: set[tuple[int, Class]]) -> Entry | None:
+    """The earliest deadline of the highest priority among the classes that this lane can serve."""
     best: Entry | None = None
-    for kind in list(waiting.queues):
-        _, task, rung = kind
-        rungs = lane.options.get(task)
-        if rungs is None or rung >= len(rungs) or not rungs[rung] or (skipped and (at, kind) in skipped):
+    for kind in kinds:
+        if skipped and (at, kind) in skipped:
             continue
         head = waiting.head(kind)
-        if head is not None and (best is None or (head.priority, head.deadline_ms) < (best.priority, best.deadline_ms)):
+        if head is not None and (
+            best is None or head.priority < best.priority or (head.priority == best.priority and head.deadline_ms < best.deadline_ms)
+        ):
             best = head
     return best

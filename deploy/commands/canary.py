@@ -9,7 +9,7 @@ import click
 import uvloop
 
 from deploy.canary import CanaryStanding, canary_standings, change_canary
-from deploy.commands.command import Command, option
+from deploy.commands.command import Command, Group, option
 from deploy.commands.output import Output
 from deploy.configuration import Connection
 from deploy.connections import open_log
@@ -18,7 +18,7 @@ from schemas.canary import CanaryCommand
 Action = Literal["start", "set", "promote", "rollback"]
 
 
-@click.group()
+@click.group(cls=Group)
 def canary() -> None:
     """Move traffic from a stable part of a graph to a candidate, step by step.
 

@@ -9,7 +9,7 @@ import click
 import uvloop
 
 from deploy.catalog_apply import Change, apply_files, write_catalog
-from deploy.commands.command import Command, option
+from deploy.commands.command import Command, Group, option
 from deploy.commands.output import Output
 from deploy.configuration import Connection
 from deploy.connections import create_topics, open_log
@@ -49,7 +49,7 @@ async def apply_to(connection: Connection, files: Sequence[Path], models: Path) 
         return await apply_files(log, connection.names, files, models, replication=connection.replication)
 
 
-@click.group()
+@click.group(cls=Group)
 def delete() -> None:
     """Remove something from the catalog."""
 

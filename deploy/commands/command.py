@@ -27,6 +27,7 @@ from deploy.configuration import (
 )
 from deploy.log_output import configure_tool_logs
 from deploy.running_stack import stack_settings
+from deploy.suggestions import did_you_mean
 from schemas.errors import ConfigurationError
 
 CONNECTION = ("kafka", "redis", "prefix", "replication")
@@ -55,7 +56,7 @@ class Option(click.Option):
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
-        if self.name not in UNSETTABLE and self.envvar is None:
+        if self.name not in UNSETTABLE and not self.envvar:
             self.envvar = environment_variable(self.name or "")
 
 
@@ -132,6 +133,16 @@ class Command(click.Command):
         else:
             rows = [(s.name, "" if s.value is None else s.value, s.origin) for s in settings]
             output.table("", ("option", "value", "origin"), rows)
+
+
+class Group(click.Group):
+    """A group of sub-commands that says which ones are near a wrong name."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            ctx.fail(f"no such command {name!r}{did_you_mean(name, self.commands)}")
+        return super().resolve_command(ctx, args)
 
 
 class RoleCommand(Command):

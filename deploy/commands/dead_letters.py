@@ -11,7 +11,7 @@ import msgspec
 import uvloop
 
 from broker.log import Log, Record
-from deploy.commands.command import Command, option
+from deploy.commands.command import Command, Group, option
 from deploy.commands.output import Output
 from deploy.configuration import Connection
 from deploy.connections import open_log
@@ -37,7 +37,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     value_bytes: int
 
 
-@click.group()
+@click.group(cls=Group)
 def deadletter() -> None:
     """Show and replay records that were given up.
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from deploy.catalog_files import load_catalog_files
-from deploy.commands.command import Command, option
+from deploy.commands.command import Command, Group, option
 from deploy.commands.output import Output
 from deploy.configuration import Connection
 from deploy.connections import open_log
@@ -27,7 +27,7 @@ from schemas.graph import GraphSpec
 FILE_SUFFIXES = (".yaml", ".yml")
 
 
-@click.group()
+@click.group(cls=Group)
 def graph() -> None:
     """Look at the graphs of endpoints.
 

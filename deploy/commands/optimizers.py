@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import click
 
-from deploy.commands.command import Command
+from deploy.commands.command import Command, Group, option
+from deploy.commands.optimizers_trial import trial
 from deploy.commands.output import Output
+from deploy.commands.plan import change_control
 from deploy.configuration import Connection
-from scaler.optimizers.registry import DEFAULT_OPTIMIZER, Described, describe_optimizer, describe_optimizers
+from scaler.optimizers.registry import DEFAULT_OPTIMIZER, Described, create_optimizer, describe_optimizer, describe_optimizers
 from schemas.errors import ConfigurationError
 
 
-@click.group()
+@click.group(cls=Group)
 def optimizers() -> None:
     """The optimizers that can plan: built-in ones, and whatever is installed under the entry-point group headrace.optimizers.
 
@@ -51,6 +53,28 @@ def describe(connection: Connection, output: Output, name: str) -> None:
         raise ConfigurationError(found.fault)
     output.say(f"{_marked(found)} ({found.package})\nsource: {found.source}\n\n{found.description}")
     output.result({"optimizer": found, "default": found.name == DEFAULT_OPTIMIZER})
+
+
+@optimizers.command("use", cls=Command)
+@click.argument("name", required=False)
+@option("--default", "default", is_flag=True, help="Go back to the optimizer that each scaler was started with.")
+def use(connection: Connection, output: Output, name: str | None, *, default: bool) -> None:
+    """Have another optimizer plan from now on: whoever leads switches at once, and asks it for a plan. Kept in the catalog, over restarts.
+
+    \b
+    headrace optimizers use loki
+    headrace optimizers use --default
+    """
+    if bool(name) == default:
+        raise click.UsageError("name an optimizer (`headrace optimizers list` shows them), or say --default")
+    if name:
+        create_optimizer(name)
+    control = change_control(connection, optimizer=name or "")
+    output.say(f"the optimizer is {name} now" if name else "each scaler plans with the optimizer that it was started with")
+    output.result({"control": control})
+
+
+optimizers.add_command(trial)
 
 
 def _marked(found: Described) -> str:

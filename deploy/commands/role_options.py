@@ -16,7 +16,7 @@ _BYTES = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?$", re.IGNORECASE)
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
-class Bytes(click.ParamType[int]):
+class Bytes(click.ParamType):
     """A size in bytes: 512M, 2GiB, 1073741824 (units are powers of 1,024)."""
 
     name = "size"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections.abc import Sequence
@@ -16,14 +17,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from deploy.commands.command import Command, option
-from deploy.commands.output import Output
+from deploy.commands.output import Output, with_progress
 from deploy.configuration import Connection
 from deploy.simulation.comparing import Comparison, compare
 from deploy.simulation.known import known
 from deploy.simulation.report import Report
 from deploy.simulation.scenario_files import load_scenario
+from deploy.simulation.snapshots import replay_snapshots
+from deploy.simulation.snapshots_table import COLUMNS, snapshot_cells, snapshot_heading
 from deploy.simulation.table import cells, columns, heading
 from deploy.suggestions import did_you_mean
+from scaler.optimizers.registry import DEFAULT_OPTIMIZER
 from scaler.simulator.scenario import Scenario
 from schemas.errors import HeadraceError
 
@@ -34,7 +38,10 @@ ALL = "all"
 
 
 @click.command(cls=Command)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@option(
+    "--snapshots", "snapshots_file", type=click.Path(path_type=Path), metavar="RECORDING", help="Instead of FILE: what a scaler recorded (--record)."
+)
 @option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of everything that is drawn: arrivals, times, faults.")
 @option(
     "--seeds", type=click.IntRange(1, 1_000), default=1, show_default=True, help="So many runs, with seeds from --seed on, and confidence intervals."
@@ -44,15 +51,20 @@ ALL = "all"
 @option("--duration", "duration_s", type=click.FloatRange(0.001), metavar="S", help="Instead of the file's `duration_s`.")
 @option("--output", "output_folder", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="Write page, plots and JSON here.")
 @option("--jobs", type=click.IntRange(1, 256), help="Runs at once. Default: one for each processor.")
-def simulate(connection: Connection, output: Output, file: Path, **options: Any) -> int:
+def simulate(connection: Connection, output: Output, file: Path | None, snapshots_file: Path | None, **options: Any) -> int:
     """Run a scenario in virtual time, over the same policies that serve, and show what became of the requests.
 
     \b
     headrace simulate examples/simulate/azure.yaml
     headrace simulate azure.yaml --compare all --seeds 5 --output azure/
     headrace simulate azure.yaml --compare headrace,greedy --sweep loads.shop.rate_rps=100,200,400
+    headrace simulate --snapshots snapshots.bin --compare headrace,loki
     """
     del connection
+    if snapshots_file is not None:
+        return _replayed(output, file, snapshots_file, options)
+    if file is None:
+        raise click.UsageError("Missing argument 'FILE'.")
     folder: Path | None = options["output_folder"]
     missing = [name for name in LIBRARIES if find_spec(name) is None] if folder is not None else []
     if missing:
@@ -82,14 +94,28 @@ def planned_comparison(file: Path, options: dict[str, Any]) -> Comparison:
     return Comparison(points=tuple(scenarios), optimizers=optimizers, seeds=tuple(range(options["seed"], options["seed"] + options["seeds"])))
 
 
+def _replayed(output: Output, file: Path | None, recording: Path, options: dict[str, Any]) -> int:
+    if file is not None or options["sweeps"] or options["duration_s"] is not None or options["output_folder"] is not None or options["seeds"] != 1:
+        raise click.UsageError("--snapshots goes with --compare and --seed only: a recording says all else")
+    optimizers = _named(options["compared"], known().optimizers) if options["compared"] is not None else (DEFAULT_OPTIMIZER,)
+    report = with_progress(lambda tell: asyncio.run(replay_snapshots(recording, optimizers, seed=options["seed"], on_snapshot=tell)))
+    for line in snapshot_heading(report):
+        output.say(line)
+    output.table("", COLUMNS, snapshot_cells(report))
+    output.result(report)
+    return 0
+
+
 def available_processors() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _optimizers(stated: str | None, scenario: Scenario, installed: Sequence[str]) -> tuple[str, ...]:
-    if stated is None:
-        return (scenario.control.optimizer,)
+    return (scenario.control.optimizer,) if stated is None else _named(stated, installed)
+
+
+def _named(stated: str, installed: Sequence[str]) -> tuple[str, ...]:
     names = list(installed) if stated == ALL else [name.strip() for name in stated.split(",") if name.strip()]
     for name in names:
         if name not in installed:

@@ -21,18 +21,19 @@ from deploy.configuration import Connection
 from deploy.connections import open_log
 from deploy.local import stack as local
 from deploy.running_stack import CACHE, FOLDER, MODELS, PROFILES
-from deploy.snapshots import read_plan
-from deploy.stack_plan import UpOptions, default_workers, parse_workers, plan_stack
+from deploy.snapshots import read_leader
+from deploy.stack_plan import UpOptions, default_workers, parse_ranges, plan_stack, scale_rules, start_counts
 from deploy.stack_start import start_and_apply
+from scaler.optimizers.registry import create_optimizer
 from schemas.errors import ConfigurationError, HeadraceError
 
 WATCH_MS = 500.0
 LEADER_MS_MAX = 3_000.0
 
 
-def _parsed_workers(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, int]:
+def _parsed_workers(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, tuple[int, int]]:
     try:
-        return default_workers() if value is None else parse_workers(value)
+        return {name: (count, count) for name, count in default_workers().items()} if value is None else parse_ranges(value)
     except ConfigurationError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -40,9 +41,14 @@ def _parsed_workers(_ctx: click.Context, _parameter: click.Parameter, value: str
 @click.command(cls=Command)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE...]")
 @option("--detach", is_flag=True, help="Return when the stack is ready; `headrace down` ends it.")
-@option("--workers", callback=_parsed_workers, metavar="CLASS=N,...", help="Default: cpu=1, and vpu=1 where OpenVINO is installed.")
+@option(
+    "--workers", callback=_parsed_workers, metavar="CLASS=N,...", help="Default: cpu=1, and vpu=1 where OpenVINO is installed; cpu=1..4: by load."
+)
+@option("--cores", type=click.IntRange(0), default=0, help="Processor cores for workers whose number follows the load; alone: cpu workers up to it.")
 @option("--dispatchers", type=click.IntRange(1, 16), default=1, show_default=True)
 @option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each worker.")
+@option("--optimizer", default=None, help="Who plans; kept in the catalog, as `headrace optimizers use` does. Default: the catalog's, else headrace.")
+@option("--ha", is_flag=True, help="A second scaler stands by: it leads within seconds after the first one's death.")
 @option("--vpu-device", default="CPU", show_default=True, help="OpenVINO device of the vpu workers: NPU where there is one.")
 @option("--models", type=click.Path(file_okay=False, path_type=Path), default=MODELS, show_default=True, help="Model repository.")
 @option("--profiles", type=click.Path(file_okay=False, path_type=Path), default=PROFILES, show_default=True, help="Stored profiles.")
@@ -56,10 +62,18 @@ def up(connection: Connection, output: Output, files: tuple[Path, ...], *, detac
     \b
     headrace up examples/fashion/*.yaml
     headrace up --detach --workers cpu=2,vpu=1 --dispatchers 2 examples/fashion/*.yaml
+    headrace up --workers cpu=1..4 --cores 4 --threads 4 examples/fashion/*.yaml
+    headrace up --ha --optimizer static-accurate examples/fashion/*.yaml
     headrace up --kafka 127.0.0.1:9092 --redis redis://127.0.0.1:6379
     """
     owner_pid = None if detach else os.getpid()
-    settings = UpOptions(**options, cache=CACHE, config=config_path(), applies_files=bool(files), owner_pid=owner_pid)
+    ranges = options.pop("workers")
+    scale = scale_rules(ranges, options.pop("cores"), options["threads"])
+    settings = UpOptions(
+        **options, workers=start_counts(ranges), scale=scale, cache=CACHE, config=config_path(), applies_files=bool(files), owner_pid=owner_pid
+    )
+    if settings.optimizer is not None:
+        create_optimizer(settings.optimizer)
     # Faults of the files show at once, not after servers were started for them.
     load_catalog_files(files)
     uvloop.run(_up(connection, settings, files, output))
@@ -72,7 +86,7 @@ async def _up(connection: Connection, options: UpOptions, files: tuple[Path, ...
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
-        stack, changes = await _start(plan, connection, files, options.models)
+        stack, changes = await _start(plan, connection, files, options)
         show_changes(output, changes)
         _show(output, stack, leader=None)
         output.result(_state(stack, leader=None) | {"applied": changes})
@@ -88,9 +102,9 @@ async def _up(connection: Connection, options: UpOptions, files: tuple[Path, ...
             raise click.Abort from None
 
 
-async def _start(plan: local.StackPlan, connection: Connection, files: tuple[Path, ...], models: Path) -> tuple[local.Stack, list[Change]]:
+async def _start(plan: local.StackPlan, connection: Connection, files: tuple[Path, ...], options: UpOptions) -> tuple[local.Stack, list[Change]]:
     with Console(stderr=True).status("starting") as status:
-        return await start_and_apply(plan, connection, files, models, on_progress=status.update)
+        return await start_and_apply(plan, connection, files, options.models, on_progress=status.update, optimizer=options.optimizer)
 
 
 async def _watch(output: Output, stack: local.Stack) -> None:
@@ -132,14 +146,14 @@ def status(connection: Connection, output: Output) -> None:
 
 
 async def _leader(stack: local.Stack, connection: Connection) -> str | None:
-    """Whoever made the newest plan; None where that cannot be told now."""
+    """Whichever scaler says that it leads; None where none has for some seconds, or where that cannot be told now."""
     if not stack.supervisor.is_alive():
         return None
     there = Connection(kafka=stack.kafka, prefix=stack.prefix, kafka_options=connection.kafka_options)
     with suppress(HeadraceError, TimeoutError):
         async with asyncio.timeout(LEADER_MS_MAX / 1000), open_log(there) as log:
-            plan = await read_plan(log, there.names)
-            return plan.planner if plan is not None else None
+            report = await read_leader(log, there.names)
+            return report.scaler if report is not None else None
     return None
 
 

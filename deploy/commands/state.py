@@ -9,11 +9,13 @@ import click
 import uvloop
 
 from broker.log import Log
-from deploy.commands.command import Command
+from deploy.commands.command import Command, Group
 from deploy.commands.output import Output
+from deploy.commands.plan import NO_PLAN, show_plan
 from deploy.configuration import Connection
 from deploy.connections import open_log
-from deploy.snapshots import GroupLag, read_alive, read_catalog, read_lag, read_plan
+from deploy.snapshots import read_alive, read_catalog, read_lag, read_plan
+from scaler.lag import PartitionLag
 from schemas.catalog import Catalog, EndpointSpec
 from schemas.names import Names
 from schemas.telemetry import WorkerReport
@@ -22,7 +24,7 @@ Found = TypeVar("Found")
 MEGABYTE = 1 << 20
 
 
-@click.group()
+@click.group(cls=Group)
 def get() -> None:
     """Show the catalog and the state.
 
@@ -85,14 +87,9 @@ def plan(connection: Connection, output: Output) -> None:
     """
     found = _read(connection, read_plan)
     if found is None:
-        output.say("there is no plan yet: a scaler makes one (`headrace scaler`, or `headrace up` for the whole stack)")
+        output.say(NO_PLAN)
     else:
-        title = f"epoch {found.epoch}" + (f" by {found.planner}" if found.planner else "") + (f": {found.reason}" if found.reason else "")
-        rows = [(b.worker, b.accelerator, b.lane, b.batch_size_max, b.threads, ", ".join(b.variants)) for b in found.bindings]
-        output.table(title, ("worker", "class", "lane", "batch", "threads", "variants"), rows)
-        shares = [(task, variant, f"{share:.0%}") for task, parts in found.shares.items() for variant, share in parts.items()]
-        if shares:
-            output.table("shares", ("task", "variant", "share"), shares)
+        show_plan(output, found)
     output.result({"plan": found})
 
 
@@ -125,7 +122,7 @@ def lag(connection: Connection, output: Output) -> None:
     headrace get lag --json
     """
     found = _read(connection, read_lag)
-    totals: dict[tuple[str, str], list[GroupLag]] = {}
+    totals: dict[tuple[str, str], list[PartitionLag]] = {}
     for partition in found:
         totals.setdefault((partition.group, partition.topic), []).append(partition)
     rows = [(group, topic, sum(p.lag_messages for p in parts), _spread(parts)) for (group, topic), parts in totals.items()]
@@ -135,7 +132,7 @@ def lag(connection: Connection, output: Output) -> None:
     output.result({"lag_messages": {group: sum(p.lag_messages for p in parts) for (group, _), parts in totals.items()}, "partitions": found})
 
 
-def _spread(parts: list[GroupLag]) -> str:
+def _spread(parts: list[PartitionLag]) -> str:
     return ", ".join(f"{p.partition}: {p.lag_messages}" for p in parts if p.lag_messages)
 
 

@@ -36,6 +36,10 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`kafka:HOST:PORT` and `valkey:HOST:PORT` are asked, `file:PATH` must appear; empty: ready once started."""
     clean_argv: tuple[str, ...] = ()
     """Run before each start and after the last end."""
+    accelerator: str = ""
+    """Of a worker whose class can be scaled."""
+    standby: bool = False
+    """Started only when more are wanted."""
 
 
 def is_alive(pid: int, created_s: float) -> bool:

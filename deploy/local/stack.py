@@ -19,6 +19,7 @@ from deploy.local.kafka import QUICK_JVM, prepare_kafka
 from deploy.local.kafka_install import find_kafka
 from deploy.local.ports import LOOPBACK, free_ports
 from deploy.local.process import ProcessSpec, is_alive, log_tail, run_clean_up
+from deploy.local.scaling import ScaleRules
 from deploy.local.valkey import find_valkey, valkey_argv, valkey_url
 from schemas.errors import ConfigurationError
 
@@ -41,6 +42,10 @@ class RoleSpec(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     name: str
     argv: list[str]
+    accelerator: str = ""
+    """Of a worker whose class can be scaled."""
+    standby: bool = False
+    """Started only when more are wanted."""
 
 
 class StackPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +57,7 @@ class StackPlan(msgspec.Struct, frozen=True, kw_only=True):
     redis: str | None = None
     kafka_home: str | None = None
     roles: list[RoleSpec]
+    scale: ScaleRules = ScaleRules()
     gateway: str | None = None
     owner_pid: int | None = None
     """The stack ends when this process has ended; None: it stays until it is stopped."""
@@ -102,6 +108,7 @@ class Supervised(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str | None
     owner_pid: int | None
     processes: tuple[ProcessSpec, ...]
+    scale: ScaleRules = ScaleRules()
 
 
 def write_atomically(file: Path, record: msgspec.Struct) -> None:
@@ -203,11 +210,20 @@ def _prepare(plan: StackPlan, folder: Path, on_progress: Progress) -> Supervised
         words = {"{kafka}": kafka, "{redis}": redis, "{prefix}": plan.prefix, "{ready}": str(ready)}
         watched = any("{ready}" in word for word in role.argv)
         argv = [_replace(word, words) for word in role.argv]
-        processes.append(ProcessSpec(role=role.role, name=role.name, argv=tuple(argv), ready=f"file:{ready}" if watched else ""))
+        spec = ProcessSpec(role=role.role, name=role.name, argv=tuple(argv), ready=f"file:{ready}" if watched else "")
+        processes.append(msgspec.structs.replace(spec, accelerator=role.accelerator, standby=role.standby))
     names = [process.name for process in processes]
     if len(set(names)) != len(names):
         raise ConfigurationError(f"two processes have one name: {', '.join(sorted(names))}")
-    return Supervised(kafka=kafka, redis=redis, prefix=plan.prefix, gateway=plan.gateway, owner_pid=plan.owner_pid, processes=tuple(processes))
+    return Supervised(
+        kafka=kafka,
+        redis=redis,
+        prefix=plan.prefix,
+        gateway=plan.gateway,
+        owner_pid=plan.owner_pid,
+        processes=tuple(processes),
+        scale=plan.scale,
+    )
 
 
 def _replace(word: str, words: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import structlog
 from deploy.local.departures import Departures
 from deploy.local.process import NOT_STARTED, Child, is_alive, log_tail
 from deploy.local.restart import RestartPolicy
+from deploy.local.scale_orders import ScaleOrders
+from deploy.local.scaling import change
 from deploy.local.stack import (
     FAILED,
     GRACE_S,
@@ -33,11 +35,15 @@ from deploy.local.stack import (
     write_atomically,
 )
 from deploy.log_output import configure_logs
+from schemas.scale import ScaleOffer, ScaleOrder
 
 SERVERS = ("kafka", "valkey")
 USAGE_ERROR = 2
 STARTS_MAX = 4
 """Starts of one process before the stack, not ready yet, gives up; once ready it never does."""
+FAILING_STARTS = 3
+"""Deaths in a row from which on a worker counts as one that does not start."""
+FAILING_LIVED_MS = 10_000.0
 READY_POLL_S = 0.03
 BEGIN_POLL_S = 0.01
 WATCH_S = 1.0
@@ -61,6 +67,10 @@ class Supervisor:
         self._children = [Child(spec, folder / LOGS) for spec in supervised.processes]
         self._policies = {child.spec.name: RestartPolicy() for child in self._children}
         self._keeping: dict[str, asyncio.Task[None]] = {}
+        self._ends: dict[str, asyncio.Event] = {}
+        """Set for each process that is to end and stay away."""
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._wanted = supervised.scale.allowed({})
         self._departures = Departures(supervised.kafka, supervised.prefix)
         self._stop_asked = asyncio.Event()
         self._state = STARTING
@@ -89,7 +99,7 @@ class Supervisor:
             await self._stop_all()
             for task in background:
                 task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await asyncio.gather(*background, *self._retiring, return_exceptions=True)
         if self._defect is not None:
             raise self._defect
         if error:
@@ -112,18 +122,21 @@ class Supervisor:
 
     async def _start_all(self, background: list[asyncio.Task[None]]) -> None:
         servers = [child for child in self._children if child.spec.role in SERVERS]
-        roles = [child for child in self._children if child.spec.role not in SERVERS]
+        roles = [child for child in self._children if child.spec.role not in SERVERS and not child.spec.standby]
         await self._start_group(servers)
         background.append(self._run_beside(self._departures.run()))
         await self._start_group(roles)
         if not self._stop_asked.is_set():
             self._write(state=RUNNING, progress="ready")
             log.info("ready")
+            if self._supervised.scale.ranges:
+                orders = ScaleOrders(self._supervised.kafka, self._supervised.prefix, on_order=self.scale, offers=self._offers)
+                background.append(self._run_beside(orders.run()))
 
     async def _start_group(self, group: list[Child]) -> None:
         """Start them all, and return when each was ready once, or all is to end."""
         for child in group:
-            self._keeping[child.spec.name] = self._run_beside(self._keep(child))
+            self._begin(child)
         waiting = list(group)
         while not self._stop_asked.is_set():
             if self._failure is not None:
@@ -136,14 +149,18 @@ class Supervisor:
                 self._write(progress=progress)
             await asyncio.sleep(READY_POLL_S)
 
+    def _begin(self, child: Child) -> None:
+        self._ends[child.spec.name] = asyncio.Event()
+        self._keeping[child.spec.name] = self._run_beside(self._keep(child))
+
     async def _keep(self, child: Child) -> None:
-        """Start it again whenever it ends, until all is to end."""
-        policy = self._policies[child.spec.name]
-        while not self._stop_asked.is_set():
+        """Start it again whenever it ends, until it, or all, is to end."""
+        policy, ends = self._policies[child.spec.name], self._ends[child.spec.name]
+        while not (self._stop_asked.is_set() or ends.is_set()):
             await child.start()
             self._write()
             code = await child.wait()
-            if self._stop_asked.is_set():
+            if self._stop_asked.is_set() or ends.is_set():
                 break
             self._departures.announce(child.spec.role, child.spec.name)
             delay_ms = policy.died(child.lived_ms)
@@ -151,7 +168,71 @@ class Supervisor:
             self._judge_start(child, code)
             self._write()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop_asked.wait(), delay_ms / 1000)
+                await asyncio.wait_for(ends.wait(), delay_ms / 1000)
+
+    # -- scaling
+
+    def scale(self, order: ScaleOrder) -> None:
+        """So many workers of a class are wanted: as far as that is allowed, some start or end."""
+        asked = self._wanted | {order.accelerator: order.wanted}
+        allowed = self._supervised.scale.allowed(asked)
+        if self._stop_asked.is_set() or order.accelerator not in allowed:
+            return
+        if allowed[order.accelerator] != self._wanted[order.accelerator]:
+            log.info("workers wanted", accelerator=order.accelerator, wanted=order.wanted, allowed=allowed, by=order.by, reason=order.reason)
+        self._wanted = allowed
+        for name in allowed:
+            self._follow(name, order.leaving)
+
+    def _follow(self, accelerator: str, leaving: Collection[str] = ()) -> None:
+        members = {child.spec.name: child for child in self._children if child.spec.accelerator == accelerator}
+        ending = {name for name in members if name in self._keeping and self._ends[name].is_set()}
+        kept = {name for name in members if name in self._keeping} - ending
+        due = change(list(members), kept, ending, self._wanted[accelerator], leaving)
+        for name in due.start:
+            self._begin(members[name])
+        for name in due.end:
+            self._ends[name].set()
+            self._retiring.add(task := self._run_beside(self._retire(members[name])))
+            task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, child: Child) -> None:
+        """End one worker, and forget its life: its name is free for a new one."""
+        name = child.spec.name
+        await self._end(child)
+        self._departures.announce(child.spec.role, name)
+        del self._keeping[name]
+        self._children[self._children.index(child)] = Child(child.spec, self._folder / LOGS)
+        self._policies[name] = RestartPolicy()
+        log.info("worker ended", process=name)
+        if not self._stop_asked.is_set():
+            self._follow(child.spec.accelerator)
+
+    def _offers(self) -> list[ScaleOffer]:
+        """By class, without the time."""
+        rules = self._supervised.scale
+        return [
+            ScaleOffer(
+                accelerator=each.accelerator,
+                least=each.least,
+                most=each.most,
+                threads=each.threads,
+                cores=rules.cores,
+                wanted=self._wanted[each.accelerator],
+                running=sum(child.pid is not None for child in self._children if child.spec.accelerator == each.accelerator),
+                failing=self._failing(each.accelerator),
+                by="supervisor",
+            )
+            for each in rules.ranges
+        ]
+
+    def _failing(self, accelerator: str) -> str:
+        for child in self._children:
+            deaths = self._policies[child.spec.name].deaths_in_row
+            lives = child.pid is not None and child.lived_ms >= FAILING_LIVED_MS
+            if child.spec.accelerator == accelerator and deaths >= FAILING_STARTS and not lives:
+                return f"{child.spec.name} died {deaths} times in a row: {log_tail(child.log_file, 1)}"
+        return ""
 
     def _judge_start(self, child: Child, code: int) -> None:
         hopeless = code in (USAGE_ERROR, NOT_STARTED) or self._policies[child.spec.name].deaths_in_row >= STARTS_MAX
@@ -189,6 +270,7 @@ class Supervisor:
         task = self._keeping.get(child.spec.name)
         if task is None:
             return
+        self._ends[child.spec.name].set()
         child.ask_to_end()
         done, _ = await asyncio.wait([task], timeout=GRACE_S)
         if not done:

@@ -35,6 +35,7 @@ class Loki:
     - *Several endpoints* share the cluster; accuracy is weighed by their demand.
     - *Floors*: the paper knows none. Paths below the floor that most requests of an endpoint ask for are left out (unless all are); no other
       floor is looked at.
+    - *Without demand* (no request was seen yet) greedy decides, so that the first to come find something ready.
     - *Beyond the least accurate*: everybody's demand is cut by the same factor; where that leaves nearly nothing, as much as possible is served.
     - *Size*: with more latency rows than HiGHS can be asked for in a control interval, each stage gets a part of the time in proportion to its
       fastest variant, and one batch size.
@@ -54,8 +55,9 @@ class Loki:
         if answer is None:
             notes.append("the most accurate variants cannot carry the demand: accuracy scaling")
             answer = loki_program(capacity, snapshot, asked).solve(time)
-        if answer is None:
-            draft = Draft(posts=greedy_posts(snapshot, capacity), status=FALLBACK, bound_by=["no time for the solver: greedy decided"])
+        if answer is None or not answer.workers:
+            why = "no time for the solver: greedy decided" if asked else "greedy keeps every endpoint ready"
+            draft = Draft(posts=greedy_posts(snapshot, capacity), status=FALLBACK, bound_by=[why])
             return assemble(draft, snapshot, capacity, limits)
         if 0.0 < answer.scale < 1.0:
             notes.append(f"demand was cut to {answer.scale:.1%}")

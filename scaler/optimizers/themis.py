@@ -57,6 +57,12 @@ class Themis:
     name = "themis"
     source = "Themis (arXiv 2407.14843), the two dynamic programs and the transition between them"
 
+    def __init__(self, *, horizontal: float = 1.0, vertical: float = 1.0) -> None:
+        """0 takes one of the two away: the paper's baselines, FA2 (horizontal only) and Sponge (vertical only). Raises ValueError for both."""
+        if not horizontal and not vertical:
+            raise ValueError("horizontal and vertical are both 0: nothing is left to scale by")
+        self._only = "" if horizontal and vertical else HORIZONTAL if horizontal else VERTICAL
+
     def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
         """Objective: cores, negative."""
         capacity = Capacity(snapshot)
@@ -66,7 +72,7 @@ class Themis:
         chains = [(endpoint, loads_of(endpoint, snapshot, capacity, references)) for endpoint in snapshot.endpoints]
         runnable = [(compute_ms(endpoint, snapshot.hop_ms), loads) for endpoint, loads in chains if loads]
         before = Transition(VERTICAL if snapshot.memory.get(MODE) else HORIZONTAL, int(snapshot.memory.get(CALM, 0.0)))
-        after, configurations = decide(before, runnable, started=any(worker.binding for worker in snapshot.workers))
+        after, configurations = decide(before, runnable, started=any(worker.binding for worker in snapshot.workers), only=self._only)
         needs = _needs(references, runnable, configurations)
         posts, short = _place(capacity, needs)
         status = INFEASIBLE if short or any(found is None for found in configurations) else OPTIMAL
@@ -122,15 +128,18 @@ def loads_of(endpoint: EndpointDemand, snapshot: Snapshot, capacity: Capacity, r
 
 
 def decide(
-    before: Transition, chains: Sequence[tuple[float, Sequence[StageLoad]]], *, started: bool
+    before: Transition, chains: Sequence[tuple[float, Sequence[StageLoad]]], *, started: bool, only: str = ""
 ) -> tuple[Transition, list[Configuration | None]]:
-    """The rule, then the program that it names; None for a chain that has no configuration. `started`: something is hosted already."""
+    """The rule, then the program that it names; None for a chain that has no configuration. `started`: something is hosted already; `only`: the one
+    program that there is."""
     fewest = [horizontal(loads, time_ms) for time_ms, loads in chains]
     now = sum(load.replicas for _, loads in chains for load in loads)
     needed = sum(each.replicas for found in fewest if found is not None for each in found.stages.values())
     rising = started and (any(found is None for found in fewest) or needed > now)
     needed = max(needed, now + 1) if any(found is None for found in fewest) else needed
     after = advance(before, replicas_now=now, replicas_needed=needed, rising=rising)
+    if only:
+        after = Transition(only, after.calm)
     if after.mode == HORIZONTAL:
         # A chain that one core cannot serve in time has no horizontal configuration at all.
         filled = zip(fewest, chains, strict=True)

@@ -37,6 +37,8 @@ class Verdict(NamedTuple):
 
     taken: bool
     reason: str
+    alike: bool = False
+    """What is bound now serves the demand as well, so that the proposal's shares hold for it too."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,9 +179,15 @@ class ControlPolicy:
         """All that is known at this moment, for an optimizer. Planning starts with it: `due` counts from here."""
         self._demand.tick(now_ms)
         self._trigger = self._triggers.begin(now_ms)
+        snapshot = self.glimpse(now_ms)
+        self._triggers.planned_for({endpoint.endpoint: endpoint.forecast_rps for endpoint in snapshot.endpoints})
+        return snapshot
+
+    def glimpse(self, now_ms: float) -> Snapshot:
+        """The same for whoever does not plan: nothing begins with it."""
+        self._demand.tick(now_ms)
         workers = self._workers.workers(self._bindings, now_ms)
         endpoints = tuple(self._endpoint(self._catalog.endpoints[name], tree, now_ms) for name, tree in self._trees.items())
-        self._triggers.planned_for({endpoint.endpoint: endpoint.forecast_rps for endpoint in endpoints})
         return Snapshot(
             at_ms=now_ms,
             endpoints=endpoints,
@@ -193,10 +201,7 @@ class ControlPolicy:
         )
 
     def decide(self, proposal: Proposal, snapshot: Snapshot, now_ms: float, optimizer: str = "", *, obliged: str = "") -> Plan | None:
-        """The plan to publish now; None where the one in force stays. `history` says why.
-
-        `obliged`: why the proposal comes into force without being worth it; empty: the hysteresis holds.
-        """
+        """The plan to publish now; None where the one in force stays (`history` says why). `obliged`: why it is taken whatever it gains."""
         self._memory = dict(proposal.memory)
         faults = faults_of(proposal, snapshot)
         if faults:
@@ -207,11 +212,11 @@ class ControlPolicy:
         wanted = scouted(proposal.bindings, unmeasured, snapshot, self.settings.scouts_max)
         rebound = rebind(wanted, snapshot)
         present = self._target or self.plan
-        taken, reason = self._judge(rebound, present, snapshot, set(unmeasured))
+        taken, reason, alike = self._judge(rebound, present, snapshot, set(unmeasured))
         if obliged and not taken and set(rebound.bindings) != set(_of_ready(present.bindings, snapshot)):
             taken, reason = True, obliged
         if not taken:
-            if rebound.loads or _alike(proposal.shares, present.shares) or not _hosts(present.bindings, proposal.shares):
+            if not alike or _alike(proposal.shares, present.shares) or not _hosts(present.bindings, proposal.shares):
                 return self._stay(KEPT, reason, proposal, now_ms)
             rebound = Rebound(bindings=_of_ready(present.bindings, snapshot), loads=0, load_ms=0.0)
             reason = f"the bindings stay ({reason}); the shares follow the load"
@@ -305,12 +310,15 @@ class ControlPolicy:
             return Verdict(taken=True, reason="variants are tried that nobody has measured")
         now = _of_ready(present.bindings, snapshot)
         if set(rebound.bindings) == set(now):
-            return Verdict(taken=False, reason="the bindings are the same")
+            return Verdict(taken=False, reason="the bindings are the same", alike=True)
         found = worth(rebound, now, snapshot, self.settings)
         if found.enough(self.settings):
             return Verdict(taken=True, reason=found.text)
+        late = [endpoint.endpoint for endpoint in snapshot.endpoints if endpoint.attainment < self.settings.attainment_target]
+        if late and not rebound.loads and found.gain > -self.settings.gain_min:
+            return Verdict(taken=True, reason=f"{late[0]} is late with what is bound, and the change loads nothing")
         kept = f"a gain of {found.gain:.2%} is not worth it ({found.text}; at least {self.settings.gain_min:.0%} more than its cost)"
-        return Verdict(taken=False, reason=kept)
+        return Verdict(taken=False, reason=kept, alike=not rebound.loads or abs(found.gain) < self.settings.gain_min)
 
     def _adopt(self, target: Plan, rebound: Rebound, proposal: Proposal, snapshot: Snapshot, now_ms: float) -> Plan:
         ready = {binding.worker for binding in rebound.bindings}

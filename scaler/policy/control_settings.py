@@ -43,7 +43,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
     load_intervals: float = 6.0
     """A plan is expected to stay for so many intervals: what its loads cost is spread over them."""
     headroom: float = 1.25
-    """Plans are compared at this multiple of the forecast: one that the forecast fills answers late, as queues grow without bound towards that point."""
+    """Plans are compared at this multiple of the forecast: one that the forecast fills answers late, as queues grow without bound then."""
     quantile: float = 0.95
     """Of the forecast that is planned for."""
     hop_ms: float = 8.0

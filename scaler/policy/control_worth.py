@@ -26,7 +26,7 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
     gain: float
     """Part of the forecast served in time, or (where that is the same) accuracy of what is served."""
     cost: float
-    """The part of all workers' time that goes into loading, over the intervals for which a plan is expected to stay."""
+    """The part of all workers' time that goes into loading and is asked for, over the intervals for which a plan is expected to stay."""
     text: str
 
     def enough(self, settings: ControlSettings) -> bool:
@@ -45,11 +45,14 @@ def worth(rebound: Rebound, present: Sequence[Binding], snapshot: Snapshot, sett
         for binding in present
         if binding.worker in ready
     ]
-    served, accuracy = _value(flows_of(usable, snapshot, capacity), snapshot)
+    flows = flows_of(usable, snapshot, capacity)
+    served, accuracy = _value(flows, snapshot)
     then_served, then_accuracy = _value(flows_of(rebound.bindings, snapshot, capacity), snapshot)
     by_served = abs(then_served - served) > SERVED_TELLS
     gain = then_served - served if by_served else then_accuracy - accuracy
-    cost = rebound.load_ms / (max(len(ready), 1) * max(settings.load_intervals * snapshot.interval_ms, 1.0))
+    # What a worker does while it would have nothing else to do costs nobody anything.
+    busy = max(flows.load.values(), default=1.0) if flows.solved else 1.0
+    cost = busy * rebound.load_ms / (max(len(ready), 1) * max(settings.load_intervals * snapshot.interval_ms, 1.0))
     of = f"{settings.headroom:g} times the forecast"
     what = f"serves {then_served:.1%} of {of}, now {served:.1%}" if by_served else f"accuracy {then_accuracy:.4f}, now {accuracy:.4f}"
     return Worth(gain=gain, cost=cost, text=f"{what}; {rebound.loads} loads cost {cost:.1%} of the workers' time")

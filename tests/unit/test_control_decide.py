@@ -67,7 +67,7 @@ def test_a_gain_is_taken() -> None:
     plan = stage.policy.decide(proposing(snapshot, {"w0": BOTH, "w1": BOTH}), snapshot, stage.now_ms)
     assert plan is not None
     assert plan.epoch == 10
-    assert "accuracy 0.9000, now 0.8000; 2 loads cost 2.0% of the workers' time" in plan.reason
+    assert "accuracy 0.9000, now 0.8000; 2 loads cost 0.0% of the workers' time" in plan.reason
     assert (stage.policy.history[-1].kind, stage.policy.history[-1].loads) == (PUBLISHED, 2)
 
 
@@ -191,3 +191,12 @@ def test_history_is_bounded() -> None:
     for _ in range(300):
         stage.policy.failed("late", stage.now_ms)
     assert len(stage.policy.history) == stage.policy.settings.history_max
+
+
+def test_what_an_optimizer_wants_to_remember_comes_back_in_the_next_snapshot() -> None:
+    stage = settled()
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    assert snapshot.memory == {}
+    proposal = msgspec.structs.replace(proposing(snapshot, {"w0": BOTH, "w1": BOTH}), memory={"calm": 3.0})
+    assert stage.policy.decide(proposal, snapshot, stage.now_ms) is None
+    assert stage.policy.snapshot(stage.now_ms).memory == {"calm": 3.0}

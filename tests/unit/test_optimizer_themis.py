@@ -145,3 +145,12 @@ def test_more_replicas_than_workers_are_shed_and_said():
     assert hosted(proposal) == {("t/v",): 6}
     assert threads(proposal) == [4] * 6
     assert any("more replicas" in note for note in proposal.explanation.bound_by)
+
+
+def test_with_one_of_its_two_ways_taken_away_it_never_goes_the_other():
+    calm, rising = asked(20.0), asked(90.0)
+    first = Themis(vertical=0.0).propose(calm, ample())
+    assert set(threads(Themis(vertical=0.0).propose(carried_on(calm, first, 90.0), ample()))) == {1}
+    assert set(threads(Themis(horizontal=0.0).propose(rising, ample()))) != {1}
+    with pytest.raises(ValueError, match="both 0"):
+        Themis(horizontal=0.0, vertical=0.0)

@@ -29,7 +29,7 @@ from deploy.configuration import environment_variable, read_configuration
 from deploy.watchdog import LoopWatchdog
 from deploy.yaml_documents import Problems, read_documents
 from graphs.combiners import BUILT_IN
-from scaler.planner import StaticPlanner
+from scaler.control_loop_metrics import ControlMetrics
 from schemas.canary import canary_topics, decode_command
 from schemas.errors import REQUEST_ERRORS
 from schemas.graph import Guardrails, Node
@@ -206,7 +206,7 @@ def registered() -> dict[str, tuple[Metric, str]]:
         ("dispatcher", DispatcherMetrics),
         ("worker", WorkerMetrics),
         ("sink", SinkMetrics),
-        ("scaler", plan_statically),
+        ("scaler", ControlMetrics),
         ("scaler", watch_canaries),
         ("all", LoopWatchdog),
     )
@@ -217,16 +217,12 @@ def registered() -> dict[str, tuple[Metric, str]]:
     return found
 
 
-def plan_statically(registry: CollectorRegistry) -> StaticPlanner:
-    return StaticPlanner(MemoryLog(), Names(), name="docs", registry=registry)
-
-
 def watch_canaries(registry: CollectorRegistry) -> CanaryControl:
     return CanaryControl(MemoryLog(), Names(), name="docs", leading=lambda: False, registry=registry)
 
 
 def labels_of(registry_name: str) -> tuple[str, ...]:
-    for build in (DispatcherMetrics, WorkerMetrics, SinkMetrics, watch_canaries):
+    for build in (DispatcherMetrics, WorkerMetrics, SinkMetrics, ControlMetrics, watch_canaries):
         registry = CollectorRegistry()
         build(registry)
         for collector in registry._collector_to_names:

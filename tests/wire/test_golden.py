@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from golden_control import CONTROL_KINDS
 from golden_counts import COUNTS
 from golden_stage import FAILED_STAGE, PART, STAGE
 
@@ -260,15 +261,16 @@ KINDS = [
     Golden("telemetry-dispatcher-endpoints-v3.json", DISPATCHER_OF_ENDPOINTS, decode_telemetry, encode_telemetry),
     Golden("telemetry-departed-v1.json", DEPARTED, decode_telemetry, encode_telemetry),
     Golden("telemetry-returned-v1.json", RETURNED, decode_telemetry, encode_telemetry),
-    Golden("plan-v1.json", PLAN, decode_plan, encode_plan),
     Golden("catalog-task-v2.json", TASK, decode_task, encode_catalog),
     Golden("catalog-endpoint-v2.json", ENDPOINT, decode_endpoint, encode_catalog),
     Golden("profile-v1.json", PROFILE, msgspec.json.Decoder(Profile).decode, msgspec.json.encode),
+    *(Golden(*kind) for kind in CONTROL_KINDS),
 ]
 
 EARLIER = [
     Golden("telemetry-dispatcher-v1.json", DISPATCHER, decode_telemetry, encode_telemetry),
     Golden("telemetry-dispatcher-v2.json", DISPATCHER, decode_telemetry, encode_telemetry),
+    Golden("plan-v1.json", msgspec.structs.replace(PLAN, version=1), decode_plan, encode_plan),
     Golden("work-order-v1.msgpack", ORDER, decode_order, encode_order),
     Golden("catalog-task-v1.json", TASK, decode_task, encode_catalog),
     Golden("catalog-endpoint-v1.json", ENDPOINT, decode_endpoint, encode_catalog),

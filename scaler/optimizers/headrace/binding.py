@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scaler.optimizers.capacity import Capacity, Crew
+from scaler.optimizers.evaluation import normal_shares
 from scaler.optimizers.headrace.allocation import Allocation
 from scaler.optimizers.headrace.hosting import Hosting
 from scaler.optimizers.headrace.routes import Routes
@@ -10,6 +11,7 @@ from scaler.optimizers.lanes import give_lanes
 from scaler.optimizers.snapshot import Snapshot, Worker
 from schemas.plan import Binding
 
+HIGHER_FLOOR = 1e-2
 BATCH_SIZE_MAX = 32
 """Larger batches only where a route needs them."""
 
@@ -57,6 +59,29 @@ def budgets_of(snapshot: Snapshot, routes: Routes, allocation: Allocation) -> di
             for stage, budget_ms in zip(endpoint.stages, routes.routes[number].budgets_ms, strict=True):
                 stages[stage.name] = stages.get(stage.name, 0.0) + weight * budget_ms
     return {name: {stage: total / weights[name] for stage, total in stages.items()} for name, stages in budgets.items() if weights[name] > 0.0}
+
+
+def shares_of(snapshot: Snapshot, routes: Routes, capacity: Capacity, allocation: Allocation) -> dict[str, dict[str, float]]:
+    """By task of a graph that is asked for, the part of its rows that each variant answers; elsewhere the load of the moment decides.
+
+    Requests with a floor choose among the variants that meet it, in these parts. So each higher floor counts next to nothing for those below it, and
+    decides among the variants that only it needs.
+    """
+    asked = {each.endpoint for each in routes.classes if not each.idle}
+    graphs = {stage.task for at in asked if len(snapshot.endpoints[at].stages) > 1 for stage in snapshot.endpoints[at].stages}
+    flows: dict[str, dict[str, float]] = {}
+    ranks: dict[int, int] = {}
+    for each, parts in zip(routes.classes, allocation.parts, strict=True):
+        if each.idle:
+            continue
+        rank = ranks[each.endpoint] = ranks.get(each.endpoint, -1) + 1
+        for number, part in parts.items():
+            route = routes.routes[number]
+            for stage, rows in zip(snapshot.endpoints[each.endpoint].stages, route.rows, strict=True):
+                key = route.variants[stage.name]
+                into = flows.setdefault(capacity.variants[key].task, {})
+                into[key] = into.get(key, 0.0) + part * each.rate_rps * rows * HIGHER_FLOOR**rank
+    return normal_shares({task: into for task, into in flows.items() if task in graphs})
 
 
 def _batch_limit(worker: Worker, needed: int, usual: int) -> int:

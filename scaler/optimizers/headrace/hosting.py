@@ -14,8 +14,8 @@ from scaler.optimizers.headrace.routes import Routes
 from scaler.optimizers.headrace.settings import HeadraceSettings
 from scaler.optimizers.snapshot import Worker
 
-SPARE_PART = 0.3
-"""A spare variant must load within this part of an interval: forecasts change."""
+SPARE_PART = 0.1
+"""A spare variant must load within this part of the time for which a plan is expected to stay: forecasts change."""
 Wanted = Sequence[Mapping[str, float]]
 """By crew: workers' time for each variant."""
 
@@ -68,9 +68,9 @@ class Reserve(msgspec.Struct, frozen=True):
     """What the forecast needs."""
     surge: Wanted
     """What a multiple of it would need."""
-    interval_ms: float
+    horizon_ms: float
     variants_max: int
-    """Further variants for each worker."""
+    """Of each worker, with those that are spare."""
 
 
 def free_teams(routes: Routes, lost: Sequence[float]) -> list[Team]:
@@ -127,18 +127,29 @@ def decided(routes: Routes, capacity: Capacity, allocation: Allocation) -> Hosti
 
 
 def filled(routes: Routes, capacity: Capacity, hosting: Hosting, reserve: Reserve) -> Hosting:
-    """The hosting and more, for loads that nobody forecast: idle time goes to what a surge would need, memory to further variants of the same tasks.
+    """The hosting and more, for loads that nobody forecast: idle time goes to what a surge would need, memory to further variants of the same tasks,
+    and to the other stages of the graphs that they are in: how many rows each stage gets changes with every variant that answers before it.
 
     Nothing of the hosting itself changes.
     """
     packings = _packings(routes, capacity, hosting)
-    spares = _spares(routes, capacity, reserve.interval_ms)
+    spares, kin = spares_of(routes, capacity, reserve.horizon_ms), _kin(routes, capacity)
     for packing, times, more, spare in zip(packings, reserve.wanted, reserve.surge, spares, strict=True):
         packing.pin()
         packing.add(times)
         packing.stretch(more or times)
-        packing.widen(spare, reserve.variants_max)
+        packing.widen(spare, kin, reserve.variants_max)
     return _hosting(packings)
+
+
+def _kin(routes: Routes, capacity: Capacity) -> dict[str, list[str]]:
+    """By task, those that are computed for the same requests."""
+    found: dict[str, dict[str, None]] = {}
+    for route in routes.routes:
+        tasks = dict.fromkeys(capacity.variants[key].task for key in route.variants.values())
+        for task in tasks:
+            found.setdefault(task, {}).update(tasks)
+    return {task: list(others) for task, others in found.items()}
 
 
 def by_crew(routes: Routes, teams: Sequence[Team], allocation: Allocation) -> Wanted:
@@ -155,7 +166,7 @@ def present(routes: Routes, capacity: Capacity) -> Hosting:
     return Hosting(tuple(tuple(_kept(worker, crew, capacity) for worker in crew.workers) for crew in routes.crews))
 
 
-def _spares(routes: Routes, capacity: Capacity, interval_ms: float) -> list[dict[str, list[str]]]:
+def spares_of(routes: Routes, capacity: Capacity, horizon_ms: float) -> list[dict[str, list[str]]]:
     """By crew and task: variants worth their cost there and quickly loaded; the cheapest first, then the most accurate, then those between."""
     cheapest: list[dict[str, dict[str, float]]] = [{} for _ in routes.crews]
     for number in sorted({number for each in routes.classes for number in each.routes}):
@@ -164,15 +175,15 @@ def _spares(routes: Routes, capacity: Capacity, interval_ms: float) -> list[dict
                 variants = cheapest[run.crew].setdefault(capacity.variants[run.variant].task, {})
                 variants[run.variant] = min(run.row_s, variants.get(run.variant, inf))
     return [
-        {task: _front(variants, crew, capacity, interval_ms) for task, variants in tasks.items()}
+        {task: _front(variants, crew, capacity, horizon_ms) for task, variants in tasks.items()}
         for crew, tasks in zip(routes.crews, cheapest, strict=True)
     ]
 
 
-def _front(costs: Mapping[str, float], crew: Crew, capacity: Capacity, interval_ms: float) -> list[str]:
+def _front(costs: Mapping[str, float], crew: Crew, capacity: Capacity, horizon_ms: float) -> list[str]:
     front: list[str] = []
     for key in sorted(costs, key=lambda key: (costs[key], -capacity.variants[key].accuracy, key)):
-        quick = capacity.load_ms(crew, key) <= SPARE_PART * interval_ms
+        quick = capacity.load_ms(crew, key) <= SPARE_PART * horizon_ms
         if quick and (not front or capacity.variants[key].accuracy > capacity.variants[front[-1]].accuracy):
             front.append(key)
     return [*front[:1], *front[:0:-1]]

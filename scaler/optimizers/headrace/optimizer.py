@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from math import inf, isfinite
 
+import msgspec
+
 from scaler.optimizers.capacity import Capacity
-from scaler.optimizers.headrace.allocation import Model, Team
-from scaler.optimizers.headrace.binding import bindings_of, budgets_of
+from scaler.optimizers.headrace.allocation import Allocation, Model, Team
+from scaler.optimizers.headrace.binding import bindings_of, budgets_of, shares_of
+from scaler.optimizers.headrace.dedicating import dedicated
 from scaler.optimizers.headrace.explaining import explain, idle
 from scaler.optimizers.headrace.hosting import (
     Candidate,
@@ -26,6 +29,7 @@ from scaler.optimizers.headrace.hosting import (
 )
 from scaler.optimizers.headrace.routes import Routes, routes_of, surge_of
 from scaler.optimizers.headrace.settings import HeadraceSettings
+from scaler.optimizers.headrace.sharing import sharing_of
 from scaler.optimizers.optimizer import Limits, Proposal
 from scaler.optimizers.snapshot import Snapshot
 
@@ -49,15 +53,19 @@ class HeadraceOptimizer:
     4. What the winner leaves idle (time, memory) is made ready for a surge: the plan of a multiple of the demand, and further variants of the same
     tasks, so that the dispatcher can step down, or up, at once. That is no part of the objective.
 
-    Shares stay empty: the dispatcher sees the load of the moment, the plan only what was forecast for the interval; the plan decides what there is to
-    choose from.
+    Endpoints of one stage get no shares: the dispatcher sees the load of the moment, the plan only what was forecast for the interval, and both would
+    share out time alike. Of a graph only the plan knows what an accurate stage costs the stages after it, so that its tasks get shares.
     """
 
     name = "headrace"
     source = "Headrace"
 
-    def __init__(self, settings: HeadraceSettings | None = None) -> None:
-        self._settings = settings or HeadraceSettings()
+    def __init__(self, settings: HeadraceSettings | None = None, **options: float) -> None:
+        """`options`: settings by name, as scenarios and configuration state them. Raises ValueError for one that there is not."""
+        unknown = sorted(options.keys() - set(HeadraceSettings.__struct_fields__))
+        if unknown:
+            raise ValueError(f"no setting {', '.join(unknown)}; there are {', '.join(HeadraceSettings.__struct_fields__)}")
+        self._settings = msgspec.convert(msgspec.to_builtins(settings or HeadraceSettings()) | options, HeadraceSettings, strict=False)
 
     def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
         """See scaler.optimizers.optimizer."""
@@ -72,6 +80,7 @@ class HeadraceOptimizer:
             return Proposal(bindings=bindings_of(snapshot, routes, capacity, search.unjudged()), explanation=idle(snapshot, routes, capacity))
         return Proposal(
             bindings=bindings_of(snapshot, routes, capacity, search.filled(best)),
+            shares=shares_of(snapshot, routes, capacity, best.allocation),
             budgets=budgets_of(snapshot, routes, best.allocation),
             explanation=explain(snapshot, routes, capacity, best, bound),
         )
@@ -83,7 +92,6 @@ class _Search:
     def __init__(self, snapshot: Snapshot, capacity: Capacity, routes: Routes, settings: HeadraceSettings, limits: Limits) -> None:
         self._snapshot, self._capacity, self._routes, self._settings, self._limits = snapshot, capacity, routes, settings, limits
         interval_ms = snapshot.interval_ms if isfinite(snapshot.interval_ms) and snapshot.interval_ms > 0.0 else 10_000.0
-        self._interval_ms = interval_ms
         self._horizon_ms = settings.horizon_intervals * interval_ms
         self._best: Candidate | None = None
         self._present = present(routes, capacity)
@@ -119,7 +127,7 @@ class _Search:
             if like is None and self._settled(wanted, bound):
                 break
             like, missing = packed(self._routes, self._capacity, wanted, like)
-            self._packed = like, Reserve(wanted, wanted, self._interval_ms, self._settings.spare_variants_max)
+            self._packed = like, Reserve(wanted, wanted, self._horizon_ms, self._settings.spare_variants_max)
             self._judge(like)
             if relaxed is None or self._best is None or self._gap(bound) <= self._settings.rounding_gap:
                 break
@@ -144,7 +152,18 @@ class _Search:
             model = Model(routes, free_teams(routes, [0.0] * len(routes.crews)), self._capacity, self._settings, self._horizon_ms)
             solved = model.solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
             surge = solved.busy if solved is not None else wanted
-        return filled(self._routes, self._capacity, best.hosting, Reserve(wanted, surge, self._interval_ms, self._settings.spare_variants_max))
+        reserve = Reserve(wanted, surge, self._horizon_ms, self._settings.spare_variants_max)
+        alone = dedicated(self._routes, self._capacity, reserve, sharing_of(self._snapshot, self._routes, self._capacity, reserve))
+        judged = self._model(alone.teams(self._routes)).solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
+        if judged is not None and self._as_good(judged, best.allocation):
+            return alone
+        return filled(self._routes, self._capacity, best.hosting, reserve)
+
+    def _as_good(self, judged: Allocation, best: Allocation) -> bool:
+        """Nearly, and for everybody: an endpoint that few ask for must not be what is lost."""
+        apart = self._settings.apart
+        everybody = all(judged.served(at) >= best.served(at) - apart for at in range(len(self._routes.classes)))
+        return everybody and judged.objective >= best.objective - apart * abs(best.objective)
 
     def _model(self, teams: list[Team]) -> Model:
         return Model(self._routes, teams, self._capacity, self._settings, self._horizon_ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from scaler.optimizers.capacity import Capacity, Crew
 from scaler.optimizers.snapshot import Worker
@@ -119,16 +119,21 @@ class Packing:
             if self._room(seat, key):
                 self._give(seat, key, min(time, max(seat.left, 0.0)))
 
-    def widen(self, spares: Mapping[str, Sequence[str]], spares_max: int) -> None:
-        """Where memory allows, workers keep what they have, and host more variants of their tasks (by task, most wanted first)."""
-        for seat in self.seats:
+    def widen(self, spares: Mapping[str, Sequence[str]], kin: Mapping[str, Sequence[str]], variants_max: int) -> None:
+        """Where memory allows, workers keep what they have, and host more variants: of their own tasks, and of those that `kin` names for each
+        (by task, most wanted first), up to so many in all."""
+        for number, seat in enumerate(self.seats):
             for key in sorted(seat.worker.hosted):
                 self._host_idle(seat, key)
-            tasks = dict.fromkeys(self._capacity.variants[key].task for key in sorted(seat.busy, key=lambda key, busy=seat.busy: (-busy[key], key)))
-            added = 0
-            for key in (key for task in tasks for key in spares.get(task, ())):
-                if added < spares_max:
-                    added += self._host_idle(seat, key)
+            own = dict.fromkeys(self._capacity.variants[key].task for key in sorted(seat.busy, key=lambda key, busy=seat.busy: (-busy[key], key)))
+            every = list(dict.fromkeys(task for mine in own for task in kin.get(mine, ()) if task not in own and task in spares))
+            # Each worker begins elsewhere, so that tasks for which memory does not go everywhere are hosted alike often.
+            at = number % max(len(every), 1)
+            others = [*every[at:], *every[:at]]
+            for key in (*(key for task in own for key in spares.get(task, ())), *_by_rank(spares, others)):
+                if len(seat.busy) >= variants_max:
+                    break
+                self._host_idle(seat, key)
 
     def _host_idle(self, seat: Seat, key: str) -> bool:
         if key in seat.busy or key not in self._memory or not self._capacity.can_host(self._crew, key) or not self._room(seat, key):
@@ -176,6 +181,12 @@ class Packing:
             seat.memory_left -= self._memory[key]
         seat.busy[key] += time
         seat.left -= time
+
+
+def _by_rank(spares: Mapping[str, Sequence[str]], tasks: Sequence[str]) -> Iterator[str]:
+    """The first of each task, then the second of each."""
+    for rank in range(max((len(spares[task]) for task in tasks), default=0)):
+        yield from (spares[task][rank] for task in tasks if rank < len(spares[task]))
 
 
 def _least_wanted(seat: Seat) -> tuple[bool, int, float, str]:

@@ -54,5 +54,8 @@ class HeadraceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Relative distance to the relaxation's bound that rounding is content with."""
     surge: float = 3.0
     """Idle time and memory are made ready for this multiple of the forecast; 0: they stay idle."""
-    spare_variants_max: int = 6
-    """Further variants that a worker hosts where its memory allows, for loads that nobody forecast."""
+    spare_variants_max: int = 32
+    """A worker hosts further variants, for loads that nobody forecast, where its memory allows: up to so many in all."""
+    apart: float = 0.03
+    """Workers serve one group of tasks each where the program loses no more than this part by it: it does not see that requests wait for a worker
+    that somebody else's batch keeps busy, and dispatchers reckon with all workers that share tasks, directly or through others, as one."""

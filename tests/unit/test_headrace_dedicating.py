@@ -1,0 +1,64 @@
+"""`headrace` on several tasks: whole workers for each, graphs hosted side by side with shares, settings by name."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+from test_headrace_optimizer import LADDER, demand, limits, propose, snapshot, variant, workers
+
+from scaler.optimizers.headrace import HeadraceOptimizer
+from scaler.optimizers.optimizer import Proposal
+from scaler.optimizers.registry import create_optimizer
+from scaler.optimizers.snapshot import EndpointDemand, StageDemand
+from schemas.errors import ConfigurationError
+
+READ = (variant("read", 0, 4.0, 0.7), variant("read", 1, 15.0, 0.9))
+
+
+def tasks_of(proposal: Proposal) -> list[set[str]]:
+    """By worker."""
+    return [{key.partition("/")[0] for key in binding.variants} for binding in proposal.bindings]
+
+
+def graph(rate_rps: float) -> EndpointDemand:
+    stages = (StageDemand(name="first", task="look"), StageDemand(name="second", task="read", after="first", rows={"*": 2.0}))
+    return replace(demand({0.0: rate_rps}, timeout_ms=2_000.0), stages=stages)
+
+
+def test_single_tasks_share_no_worker_and_each_has_what_it_needs() -> None:
+    asked = (demand({0.0: 60.0}), demand({0.0: 10.0}, "desk", "read"))
+    plan = propose(snapshot(asked, workers(8), LADDER + READ))
+    tasks = tasks_of(plan)
+    assert len(tasks) == 8
+    assert all(len(each) == 1 for each in tasks)
+    assert tasks.count({"look"}) > tasks.count({"read"}) >= 1
+    assert plan.shares == {}
+
+
+def test_tasks_share_a_worker_where_there_are_fewer_workers_than_tasks() -> None:
+    asked = (demand({0.0: 1.0}), demand({0.0: 1.0}, "desk", "read"))
+    assert tasks_of(propose(snapshot(asked, workers(1), LADDER + READ))) == [{"look", "read"}]
+
+
+def test_an_endpoint_that_few_ask_for_keeps_a_worker() -> None:
+    asked = (demand({0.0: 3_000.0}), demand({0.0: 0.2}, "desk", "read"))
+    assert any("read" in each for each in tasks_of(propose(snapshot(asked, workers(4), LADDER + READ))))
+
+
+def test_stages_of_a_graph_are_hosted_side_by_side_and_get_shares() -> None:
+    plan = propose(snapshot((graph(20.0),), workers(6), LADDER + READ))
+    assert all(each == {"look", "read"} for each in tasks_of(plan))
+    assert plan.shares.keys() == {"look", "read"}
+    assert all(sum(parts.values()) == pytest.approx(1.0) for parts in plan.shares.values())
+
+
+def test_who_serves_a_task_already_loads_nothing_spare() -> None:
+    fleet = tuple(replace(worker, hosted=("look/v2",)) for worker in workers(3))
+    plan = HeadraceOptimizer(surge=3.0).propose(snapshot((demand({0.0: 1.0}),), fleet), limits())
+    assert {binding.variants for binding in plan.bindings} == {("look/v2",)}
+
+
+def test_settings_are_options_by_name() -> None:
+    assert create_optimizer("headrace", {"surge": 0.0, "spare_variants_max": 2.0}).name == "headrace"
+    with pytest.raises(ConfigurationError, match="no setting surges"):
+        create_optimizer("headrace", {"surges": 1.0})
