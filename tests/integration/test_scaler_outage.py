@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import ManagedServer
 from scaler_fleet import QUICK, InProcess, fleet_on, loop_on, metric
 
 from broker.kafka import KafkaLog
@@ -22,7 +21,7 @@ AWAY_S = 12.0
 
 
 @pytest.mark.timeout(120)
-async def test_kafka_away_and_back(private_kafka: ManagedServer, prefix: str, eventually: Eventually) -> None:
+async def test_kafka_away_and_back(private_kafka: Any, prefix: str, eventually: Eventually) -> None:
     log, names = KafkaLog(private_kafka.address), Names(prefix)
     optimizer = InProcess()
     settings = msgspec.structs.replace(QUICK, say_s=0.5, lag_s=0.5)
