@@ -15,7 +15,7 @@ from scaler.optimizers.snapshot import READY, EndpointDemand, FloorDemand, Snaps
 from scaler.policy.control_scouting import scouted
 from scaler.policy.control_settings import ControlSettings, MakeForecaster, TypeOf, worker_type
 from scaler.policy.control_triggers import Triggers
-from scaler.policy.control_worth import needed, worth
+from scaler.policy.control_worth import alike, hosts_all, needed, worth
 from scaler.policy.observed_costs import ObservedCosts
 from scaler.policy.observed_demand import ObservedDemand
 from scaler.policy.observed_stages import StageTree, stage_tree
@@ -212,11 +212,11 @@ class ControlPolicy:
         wanted = scouted(proposal.bindings, unmeasured, snapshot, self.settings.scouts_max)
         rebound = rebind(wanted, snapshot)
         present = self._target or self.plan
-        taken, reason, alike = self._judge(rebound, present, snapshot, set(unmeasured))
+        taken, reason, as_good = self._judge(rebound, present, snapshot, set(unmeasured))
         if obliged and not taken and set(rebound.bindings) != set(_of_ready(present.bindings, snapshot)):
             taken, reason = True, obliged
         if not taken:
-            if not alike or _alike(proposal.shares, present.shares) or not _hosts(present.bindings, proposal.shares):
+            if not as_good or alike(proposal.shares, present.shares) or not hosts_all(present.bindings, proposal.shares):
                 return self._stay(KEPT, reason, proposal, now_ms)
             rebound = Rebound(bindings=_of_ready(present.bindings, snapshot), loads=0, load_ms=0.0)
             reason = f"the bindings stay ({reason}); the shares follow the load"
@@ -385,15 +385,3 @@ def _of_ready(bindings: Sequence[Binding], snapshot: Snapshot) -> tuple[Binding,
 
 def _sorted(bindings: Iterable[Binding]) -> tuple[Binding, ...]:
     return tuple(sorted(bindings, key=lambda binding: binding.worker))
-
-
-def _alike(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]) -> bool:
-    """Shares that differ by less than two hundredths each."""
-    if one.keys() != other.keys():
-        return False
-    return all(abs(one[task].get(key, 0.0) - other[task].get(key, 0.0)) < 0.02 for task in one for key in one[task].keys() | other[task].keys())
-
-
-def _hosts(bindings: Sequence[Binding], shares: Mapping[str, Mapping[str, float]]) -> bool:
-    hosted = {key for binding in bindings for key in binding.variants}
-    return all(key in hosted for by_variant in shares.values() for key, part in by_variant.items() if part > 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -104,3 +104,16 @@ def needed(snapshot: Snapshot) -> dict[Level, float]:
 
 def _up_to(accuracies: Iterable[float], most: float | None) -> set[float]:
     return set() if most is None else {accuracy for accuracy in accuracies if accuracy <= most}
+
+
+def alike(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]) -> bool:
+    """Shares that differ by less than two hundredths each."""
+    if one.keys() != other.keys():
+        return False
+    return all(abs(one[task].get(key, 0.0) - other[task].get(key, 0.0)) < 0.02 for task in one for key in one[task].keys() | other[task].keys())
+
+
+def hosts_all(bindings: Sequence[Binding], shares: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether somebody hosts all that gets a share."""
+    hosted = {key for binding in bindings for key in binding.variants}
+    return all(key in hosted for by_variant in shares.values() for key, part in by_variant.items() if part > 0.0)

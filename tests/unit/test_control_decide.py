@@ -57,6 +57,22 @@ def test_a_gain_that_is_not_worth_its_loads_is_kept_and_says_so() -> None:
     assert stage.policy.history[-1].reason == "the bindings are the same"
 
 
+def test_what_loads_nothing_is_taken_where_requests_are_late() -> None:
+    stage = settled()
+    stage.missed_part = 0.2
+    before = stage.policy.plan.epoch
+    for _ in range(3):
+        stage.now_ms += 1_000.0
+        for name in stage.incarnations:
+            stage.policy.observe_worker(stage.report(name), stage.now_ms)
+        stage.policy.observe_dispatcher(stage.counted(), stage.now_ms)
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    plan = stage.policy.decide(proposing(snapshot, {"w0": ("t/large",), "w1": BOTH}), snapshot, stage.now_ms)
+    assert plan is not None
+    assert plan.epoch > before
+    assert plan.reason.endswith("shop is late with what is bound, and the change loads nothing")
+
+
 def test_a_gain_is_taken() -> None:
     stage = settled()
     snapshot = stage.policy.snapshot(stage.now_ms)

@@ -25,8 +25,8 @@ def graph(rate_rps: float) -> EndpointDemand:
     return replace(demand({0.0: rate_rps}, timeout_ms=2_000.0), stages=stages)
 
 
-def test_single_tasks_share_no_worker_and_each_has_what_it_needs() -> None:
-    asked = (demand({0.0: 60.0}), demand({0.0: 10.0}, "desk", "read"))
+def test_tasks_share_no_worker_where_one_would_make_the_other_late_and_each_has_what_it_needs() -> None:
+    asked = (demand({0.0: 60.0}), demand({0.0: 10.0}, "desk", "read", timeout_ms=60.0))
     plan = propose(snapshot(asked, workers(8), LADDER + READ))
     tasks = tasks_of(plan)
     assert len(tasks) == 8
