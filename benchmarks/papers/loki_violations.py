@@ -21,7 +21,7 @@ class LokiViolations:
     title = "Violations against hardware scaling and against early binding"
     source = "Loki, HPDC'24 (arXiv 2407.03583): up to 10 x fewer SLO violations than the state of the art"
     differences = (
-        "A day is one minute of a diurnal shape, not a trace of Azure Functions; plans are made every 5 s. InferLine, which Loki compares "
+        "A day is 40 s of a diurnal shape, not a trace of Azure Functions; plans are made every 5 s. InferLine, which Loki compares "
         "with, scales hardware only: `static-accurate` on a fixed cluster. Early binding: a request goes to a lane as soon as it arrives."
     )
 
