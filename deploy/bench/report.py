@@ -10,6 +10,8 @@ import msgspec
 from deploy.bench.rows import Figure, Measured, Row, Sample
 
 COLUMNS = ("row", "figure", "baseline", "ours", "ratio", "spread", "must", "met")
+PREDICTED = ("simulated", "differs")
+"""Beside them, where a row has predictions."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +28,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     must: str
     met: bool | None
     """None where nothing is asked."""
+    simulated: float | None = None
+    """The simulator's prediction of what is judged."""
+    differs: float | None = None
+    """What is judged, over its prediction, less one."""
     samples: tuple[Sample, ...]
 
 
@@ -50,6 +56,9 @@ def _line(row: Row, figure: Figure, samples: Sequence[Sample]) -> Line:
     ours = median(sample.ours for sample in samples)
     ratio = median(ratios) if ratios else None
     judged = ratios if figure.of_ratio and ratios else [sample.ours for sample in samples]
+    value = ratio if figure.of_ratio and ratios else ours
+    predictions = [sample.simulated for sample in samples if sample.simulated is not None]
+    simulated = median(predictions) if predictions else None
     return Line(
         row=row.name,
         figure=figure.what,
@@ -61,6 +70,8 @@ def _line(row: Row, figure: Figure, samples: Sequence[Sample]) -> Line:
         spread=(min(judged), max(judged)),
         must=_must(figure),
         met=_met(figure, ratio if figure.of_ratio else ours),
+        simulated=simulated,
+        differs=value / simulated - 1.0 if simulated and value is not None else None,
         samples=tuple(samples),
     )
 
@@ -93,6 +104,11 @@ def cells(line: Line) -> tuple[str, ...]:
         line.must,
         "" if line.met is None else "yes" if line.met else "NO",
     )
+
+
+def predicted_cells(line: Line) -> tuple[str, ...]:
+    """In the order of PREDICTED."""
+    return ("-" if line.simulated is None else f"{line.simulated:.3g}", "-" if line.differs is None else f"{line.differs:+.0%}")
 
 
 def shown(value: float, unit: str) -> str:

@@ -31,6 +31,8 @@ class Sample(msgspec.Struct, frozen=True):
 
     ours: float
     baseline: float | None = None
+    simulated: float | None = None
+    """The simulator's prediction of what is judged: of the ratio, or of the number itself."""
 
     @property
     def ratio(self) -> float | None:

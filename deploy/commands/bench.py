@@ -25,8 +25,15 @@ from deploy.bench.harness import Harness
 from deploy.bench.late_binding import LateBinding
 from deploy.bench.memory import Memory
 from deploy.bench.overload import Overload
-from deploy.bench.report import COLUMNS, RowReport, cells, summarise
+from deploy.bench.report import COLUMNS, PREDICTED, RowReport, cells, predicted_cells, summarise
 from deploy.bench.rows import Measured, Row, Say, Scale
+from deploy.bench.scaling_burst import ScalingBurst
+from deploy.bench.scaling_capacity import ScalingCapacity
+from deploy.bench.scaling_cost import ScalingCost
+from deploy.bench.scaling_epochs import ScalingEpochs
+from deploy.bench.scaling_prediction import DIFFERS
+from deploy.bench.scaling_rebind import ScalingRebind
+from deploy.bench.scaling_shift import ScalingShift
 from deploy.bench.spare_capacity import SpareCapacity
 from deploy.commands.command import Command
 from deploy.commands.output import Output
@@ -37,7 +44,9 @@ from workers.host import host_name, processor_name
 
 ROWS: tuple[Row, ...] = (DispatcherCpu(), AddedLatency(), Expiry(), LateBinding(), Overload(), SpareCapacity(), Memory())
 GRAPH_ROWS: tuple[Row, ...] = (GraphCpu(), GraphJoin(), GraphChain(), GraphShadow())
-BY_NAME = dict[str, tuple[Row, ...]]({row.name: (row,) for row in (*ROWS, *GRAPH_ROWS)} | {"graphs": GRAPH_ROWS})
+SCALING_ROWS: tuple[Row, ...] = (ScalingCapacity(), ScalingShift(), ScalingBurst(), ScalingRebind(), ScalingEpochs(), ScalingCost())
+GROUPS = {"graphs": GRAPH_ROWS, "scaling": SCALING_ROWS}
+BY_NAME = dict[str, tuple[Row, ...]]({row.name: (row,) for row in (*ROWS, *GRAPH_ROWS, *SCALING_ROWS)} | GROUPS)
 RUNS = 3
 SOAK_S, SOAK_QUICK_S = 30.0, 12.0
 SHORT_SOAK_MINUTES = 10.0
@@ -77,9 +86,10 @@ def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int
     """Measure speed and memory against baselines, in one run, on a genuine Kafka (one is started where no --kafka is given).
 
     \b
-    headrace bench                                  every row but those about graphs, three runs: about ten minutes
+    headrace bench                                  every row but those about graphs and scaling, three runs: about ten minutes
     headrace bench --quick                          about two minutes
     headrace bench graphs                           the rows about graphs
+    headrace bench scaling                          the rows about scaling, on the ImageNet ladder, with the simulator's predictions
     headrace bench overload late-binding --runs 5 --output bench.json
     headrace bench memory --soak-minutes 10
     """
@@ -100,7 +110,7 @@ def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int
 
 
 def chosen_rows(names: Sequence[str]) -> list[Row]:
-    """The rows of these names, each once; without names all but those about graphs."""
+    """The rows of these names, each once; without names all but those about graphs and scaling."""
     return list(dict.fromkeys(row for name in names for row in BY_NAME[name])) or list(ROWS)
 
 
@@ -145,7 +155,12 @@ def _saying(progress: Progress, bar: TaskID, row: Row, run: int) -> Say:
 
 def _show(output: Output, report: BenchReport) -> None:
     lines = [line for row in report.rows for line in row.lines]
-    output.table(f"{report.processor}, {report.runs} runs, {report.minutes:.1f} minutes", COLUMNS, [cells(line) for line in lines])
+    heading = f"{report.processor}, {report.runs} runs, {report.minutes:.1f} minutes"
+    if any(line.simulated is not None for line in lines):
+        output.table(heading, (*COLUMNS, *PREDICTED), [(*cells(line), *predicted_cells(line)) for line in lines])
+        output.say(f"simulated: the same scenario in virtual time; {DIFFERS}")
+    else:
+        output.table(heading, COLUMNS, [cells(line) for line in lines])
     for baseline in dict.fromkeys(f"{line.row}, {line.figure}: baseline is {line.baseline_is}" for line in lines if line.baseline_is):
         output.say(baseline)
     if not report.pinned:

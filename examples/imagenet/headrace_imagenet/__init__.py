@@ -1,0 +1,1 @@
+"""The ImageNet example: EfficientNet-Lite at several sizes and precisions, a ladder of one task."""
