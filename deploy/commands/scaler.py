@@ -30,7 +30,12 @@ from scaler.policy.forecasting.forecaster import FORECASTERS
     show_default=True,
     help="Who starts and ends workers: fixed (nobody), local (`headrace up`), or a plug-in.",
 )
-@option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write every snapshot to this file, for `headrace simulate --snapshots`.")
+@option(
+    "--record",
+    envvar="HEADRACE_RECORD_SNAPSHOTS",  # HEADRACE_RECORD is the dispatchers': one variable for a whole stack must not give two roles one file
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every snapshot to this file, for `headrace simulate --snapshots`.",
+)
 def scaler(connection: Connection, running: RunOptions, name: str | None, *, interval_s: float, record: Path | None, **options: Any) -> int:
     """Run a scaler: it binds workers to variants and publishes the plan. Any number may run; one leads, the others stand by.
 

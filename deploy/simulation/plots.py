@@ -131,7 +131,7 @@ def _draw_line(axes: Any, line: Line, number: int, colour: str) -> None:
         zorder=3 if ours else 2,
         label=line.name,
     )
-    if line.low and line.low != line.high:
+    if line.low and len(line.low) == len(line.high) == len(line.x) and line.low != line.high:
         axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0.0)
 
 

@@ -15,7 +15,7 @@ from promises import check_promises, load_images
 from running_stack import EXAMPLE, RunningStack
 
 REQUESTS = 5_000
-RATE_RPS = 60.0
+RATE_RPS = 80.0
 KILL_EVERY_S = 6.0
 TIMEOUTS_MS = (1_000, 2_000, 4_000)
 FLOORS = (0.0, 0.8)

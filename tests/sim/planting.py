@@ -79,8 +79,8 @@ BUGS = (
     Bug(
         "the floor does not limit the choice",
         "broker.policy.pool",
-        "        options = lane.options[entry.task][entry.rung]\n        wanted",
-        "        options = lane.options[entry.task][0]\n        wanted",
+        "        options: Sequence[Option] = lane.options[entry.task][entry.rung]\n        if entry.late",
+        "        options: Sequence[Option] = lane.options[entry.task][0]\n        if entry.late",
         ("floor",),
     ),
     Bug(

@@ -273,7 +273,8 @@ def test_operations_names_every_option_of_the_roles() -> None:
 
 
 def test_environment_variables_are_those_of_options() -> None:
-    variables = {environment_variable(p.name or "") for _, found in commands() for p in found.params if isinstance(p, Option)}
+    options = [p for _, found in commands() for p in found.params if isinstance(p, Option)]
+    variables = {p.envvar if isinstance(p.envvar, str) else environment_variable(p.name or "") for p in options}
     variables |= {"HEADRACE_CONFIG", "HEADRACE_TEST_KAFKA", "HEADRACE_TEST_REDIS"}
     for page, text in PAGES.items():
         assert set(re.findall(r"HEADRACE_[A-Z_]*[A-Z]", text)) <= variables, page

@@ -393,4 +393,5 @@ def test_the_dispatchers_own_answers_are_written_in_the_requests_encoding() -> N
 
 def test_every_golden_file_is_held_by_a_test() -> None:
     others = {"request-v1.json", "request-v1.msgpack", "request-headers-v1.txt", "commit-metadata-v1.txt", "dead-letter-headers-v1.txt"}
+    others |= {"scale-order-v1.json", "scale-offer-v1.json"}  # test_golden_scale.py
     assert {path.name for path in GOLDEN.iterdir()} == {kind.file for kind in KINDS + EARLIER} | others
