@@ -84,6 +84,8 @@ class ControlPolicy:
         self._step_since_ms = 0.0
         self._looked_ms = float("-inf")
         self._awaited: frozenset[str] = frozenset()
+        self._unmeasured: set[tuple[str, str]] = set()
+        """(variant key, worker type) pairs without a profile in the last snapshot; what was measured since, nobody has planned with."""
         self._memory: dict[str, float] = {}
         """What the optimizer wanted to find again."""
 
@@ -180,6 +182,7 @@ class ControlPolicy:
         self._demand.tick(now_ms)
         self._trigger = self._triggers.begin(now_ms)
         snapshot = self.glimpse(now_ms)
+        self._unmeasured = set(self._costs.unmeasured(self._catalog, {worker.type: worker.accelerator for worker in snapshot.workers}))
         self._triggers.planned_for({endpoint.endpoint: endpoint.forecast_rps for endpoint in snapshot.endpoints})
         return snapshot
 
@@ -207,12 +210,10 @@ class ControlPolicy:
         if faults:
             shown = "; ".join(faults[:FAULTS_SHOWN]) + (f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else "")
             return self._stay(INVALID, f"{optimizer or 'the optimizer'} proposed what cannot be: {shown}", proposal, now_ms)
-        types = {worker.type: worker.accelerator for worker in snapshot.workers}
-        unmeasured = list(self._costs.unmeasured(self._catalog, types))
-        wanted = scouted(proposal.bindings, unmeasured, snapshot, self.settings.scouts_max)
+        wanted = scouted(proposal.bindings, sorted(self._unmeasured), snapshot, self.settings.scouts_max)
         rebound = rebind(wanted, snapshot)
         present = self._target or self.plan
-        taken, reason, as_good = self._judge(rebound, present, snapshot, set(unmeasured))
+        taken, reason, as_good = self._judge(rebound, present, snapshot)
         if obliged and not taken and set(rebound.bindings) != set(_of_ready(present.bindings, snapshot)):
             taken, reason = True, obliged
         if not taken:
@@ -295,7 +296,7 @@ class ControlPolicy:
         # A mean that still learns lags behind a rate that has risen: what is asked now is the least that may be expected.
         return min(max(expected, asked.rate_rps), self.settings.rate_rps_max)
 
-    def _judge(self, rebound: Rebound, present: Plan, snapshot: Snapshot, unmeasured: set[tuple[str, str]]) -> Verdict:
+    def _judge(self, rebound: Rebound, present: Plan, snapshot: Snapshot) -> Verdict:
         """The hysteresis, and what it does not hold for."""
         if not present.bindings:
             return Verdict(taken=True, reason="the first plan")
@@ -305,7 +306,7 @@ class ControlPolicy:
             return Verdict(taken=True, reason=f"{len(fresh)} workers had nothing to do")
         types = {worker.name: worker.type for worker in snapshot.workers}
         tried = {(key, types.get(binding.worker, "")) for binding in present.bindings for key in binding.variants}
-        scouting = unmeasured - tried
+        scouting = self._unmeasured - tried
         if any((key, types[binding.worker]) in scouting for binding in rebound.bindings for key in binding.variants):
             return Verdict(taken=True, reason="variants are tried that nobody has measured")
         now = _of_ready(present.bindings, snapshot)

@@ -202,6 +202,20 @@ def test_variants_that_nobody_has_measured_are_tried() -> None:
     assert {variant.key for variant in stage.policy.snapshot(stage.now_ms).variants} == set(BOTH)
 
 
+def test_what_is_measured_while_an_optimizer_thinks_takes_nothing_from_the_workers() -> None:
+    stage = ControlStage()
+    while not stage.plans:
+        stage.second()
+    trying = stage.policy.plan.bindings
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    assert not any(variant.costs for variant in snapshot.variants)
+    for name in stage.incarnations:
+        stage.policy.observe_worker(stage.report(name), stage.now_ms)
+    # The optimizer knew of nothing to bind, and by now everything is measured: neither is a reason to unbind.
+    stage.policy.decide(proposing(snapshot, {}), snapshot, stage.now_ms, obliged="the plan in force cannot be")
+    assert stage.policy.plan.bindings == trying
+
+
 def test_history_is_bounded() -> None:
     stage = settled()
     for _ in range(300):
