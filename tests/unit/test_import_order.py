@@ -50,6 +50,8 @@ OWNERS = {
     "statsmodels": ("scaler.policy",),
     "matplotlib": ("deploy",),
     "jinja2": ("deploy",),
+    "pyarrow": ("broker.tap_sinks", "deploy"),
+    "opentelemetry": ("broker.tap_sinks",),
 }
 """Library -> the modules (or packages, or module name prefixes) that may import it."""
 
