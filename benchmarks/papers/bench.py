@@ -10,9 +10,9 @@ import msgspec
 from deploy.simulation.comparing import Planned, run_all
 from deploy.simulation.known import known
 from deploy.simulation.processes import Processes
-from deploy.simulation.report import Report, Row, Run, cluster_in_words, offered_in_words, rows_of
+from deploy.simulation.report import Report, Row, cluster_in_words, offered_in_words, rows_of
 from deploy.simulation.scenario_files import load_scenario
-from scaler.optimizers.registry import optimizer_names
+from scaler.optimizers.registry import DEFAULT_OPTIMIZER, optimizer_names
 from scaler.simulator.scenario import Scenario
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -80,9 +80,4 @@ def by_optimizer(names: Sequence[str]) -> dict[str, Changes]:
 
 def all_optimizers() -> tuple[str, ...]:
     """Every optimizer that is installed, ours last."""
-    return tuple(sorted(optimizer_names(), key=lambda name: (name == "headrace", name)))
-
-
-def ended_well(run: Run) -> bool:
-    """Whether a run can be judged."""
-    return run.result is not None and not run.result.violations
+    return tuple(sorted(optimizer_names(), key=lambda name: (name == DEFAULT_OPTIMIZER, name)))

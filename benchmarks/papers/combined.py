@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.papers.bench import Bench, all_optimizers, by_optimizer
-from benchmarks.papers.row import Line, Measured, mean, ours_is_best, part, table_of
-from deploy.simulation.series import charts_over_time
-from deploy.simulation.table import heading
+from benchmarks.papers.row import Measured, accuracy_line, measured, violations_line
 
 SCENARIO = "combined"
-OURS = "headrace"
 
 
 class Combined:
@@ -25,33 +22,4 @@ class Combined:
     def measure(self, bench: Bench) -> Measured:
         """All optimizers; better means more accuracy over all that was offered, and no more violations."""
         report = bench.compare(SCENARIO, by_optimizer(all_optimizers()))
-        rows = {row.optimizer: row for row in report.rows}
-        accuracy = {label: mean(row, lambda row: row.accuracy_offered) for label, row in rows.items()}
-        violations = {label: mean(row, lambda row: row.violation_ratio) for label, row in rows.items()}
-        best, other = ours_is_best(report, lambda row: row.accuracy_offered, OURS, lower=False, slack=0.0)
-        fewest, missing = ours_is_best(report, lambda row: row.violation_ratio, OURS, lower=True, slack=0.0)
-        ours = accuracy.get(OURS)
-        theirs = accuracy.get(other)
-        columns, table = table_of(report)
-        return Measured(
-            lines=(
-                Line(
-                    figure="accuracy offered (what is not served counts as 0), ours and the best of the others",
-                    paper="-",
-                    ours=f"{ours or 0.0:.4f}; {other}: {theirs or 0.0:.4f}",
-                    must="better",
-                    met=best and ours != theirs,
-                ),
-                Line(
-                    figure="violation ratio, ours and the best of the others",
-                    paper="-",
-                    ours=f"{part(violations.get(OURS))}; {missing}: {part(violations.get(missing))}",
-                    must="at least as good",
-                    met=fewest,
-                ),
-            ),
-            columns=columns,
-            table=table,
-            charts=tuple(charts_over_time(report, {})),
-            facts=tuple(heading(report)),
-        )
+        return measured(report, (accuracy_line(report, slack=0.0, strictly=True), violations_line(report, slack=0.0)))

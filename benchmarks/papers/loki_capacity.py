@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.papers.bench import Bench, all_optimizers, by_optimizer
 from benchmarks.papers.capacity import ATTAINMENT, capacities, runner, served_well
-from benchmarks.papers.row import Line, Measured, part, times
+from benchmarks.papers.row import OURS, Line, Measured, part, times
 from deploy.simulation.report import Row, offered_in_words
 from deploy.simulation.series import Chart
 from deploy.simulation.series import Line as Drawn
@@ -12,7 +12,7 @@ from deploy.simulation.table import percent
 
 SCENARIO = "loki-traffic"
 RATE = "loads.traffic.rate_rps"
-HARDWARE, OURS, THEIRS = "static-accurate", "headrace", "loki"
+HARDWARE, THEIRS = "static-accurate", "loki"
 ACCURACY_MIN = 0.87
 CAPACITY_MUST = 2.7
 CURVE = (1.0, 1.5, 2.0, 2.7, 4.0)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.papers.bench import Bench, all_optimizers, by_optimizer
-from benchmarks.papers.row import Line, Measured, least_ratio, mean, ours_is_best, part, ratio, table_of, times
-from deploy.simulation.series import charts_over_time
-from deploy.simulation.table import heading
+from benchmarks.papers.row import OURS, Line, Measured, accuracy_line, least_ratio, mean, measured, part, ratio, times, violations_of
 
 SCENARIO = "proteus"
-OURS, THEIRS = "headrace", "proteus"
+THEIRS = "proteus"
 PAPER_DROPS = {THEIRS: "4.85 %", "infaas": "13.7 %", "sommelier": "16 %", "clipper-ht": "20 %"}
 PAPER_RATIOS = {"sommelier": "2.8 x", "infaas": "4.3 x", "clipper-ha": "> 10 x"}
 SLACK = 0.001
@@ -32,29 +30,12 @@ class ProteusAccuracy:
         for name in ("clipper-ha", "clipper-ht"):
             variations[name] = {"control.optimizer": name, "control.batching": "aimd"}
         report = bench.compare(SCENARIO, variations)
-        rows = {row.optimizer: row for row in report.rows}
-        drops = {label: mean(row, lambda row: row.max_accuracy_drop) for label, row in rows.items()}
-        violations = {label: mean(row, lambda row: row.violation_ratio) for label, row in rows.items()}
-        served = {label: mean(row, lambda row: row.accuracy_offered) for label, row in rows.items()}
-        best, other = ours_is_best(report, lambda row: row.accuracy_offered, OURS, lower=False, slack=SLACK)
+        drops = {row.optimizer: mean(row, lambda row: row.max_accuracy_drop) for row in report.rows}
+        violations = violations_of(report)
         least = least_ratio(report)
         lines = [Line(figure="max accuracy drop of `headrace`", paper="-", ours=part(drops.get(OURS)))]
         lines += [Line(figure=f"max accuracy drop of `{name}`", paper=paper, ours=part(drops.get(name))) for name, paper in PAPER_DROPS.items()]
         for name, paper in PAPER_RATIOS.items():
             ours, theirs = (times(ratio(violations.get(name), violations.get(reference), least)) for reference in (OURS, THEIRS))
             lines.append(Line(figure=f"violations of `{name}` / `headrace`'s; / `proteus`'s", paper=f"-; {paper}", ours=f"{ours}; {theirs}"))
-        lines.append(
-            Line(
-                figure="accuracy offered (what is not served counts as 0), ours and the best of the others",
-                paper="-",
-                ours=f"{_figure(served.get(OURS))}; {other}: {_figure(served.get(other))}",
-                must="at least as good",
-                met=best,
-            )
-        )
-        columns, table = table_of(report)
-        return Measured(lines=tuple(lines), columns=columns, table=table, charts=tuple(charts_over_time(report, {})), facts=tuple(heading(report)))
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+        return measured(report, (*lines, accuracy_line(report, slack=SLACK)))

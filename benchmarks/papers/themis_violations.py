@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.papers.bench import Bench, all_optimizers, by_optimizer
-from benchmarks.papers.row import Line, Measured, least_ratio, mean, ours_is_best, part, ratio, table_of, times
-from deploy.simulation.series import charts_over_time
-from deploy.simulation.table import heading
+from benchmarks.papers.row import OURS, Line, Measured, least_ratio, measured, ratio, times, violations_line, violations_of
 
 SCENARIO = "themis"
-OURS, THEIRS = "headrace", "themis"
+THEIRS = "themis"
 HORIZONTAL, VERTICAL = "themis, horizontal only", "themis, vertical only"
 MODES = {HORIZONTAL: "{vertical: 0}", VERTICAL: "{horizontal: 0}"}
 MUST = 10.0
@@ -30,7 +28,7 @@ class ThemisViolations:
         """Every optimizer through the jump, and Themis with one of its two hands tied."""
         tied = {label: {"control.optimizer": THEIRS, "control.options": options} for label, options in MODES.items()}
         report = bench.compare(SCENARIO, {**by_optimizer(all_optimizers()), **tied})
-        violations = {row.optimizer: mean(row, lambda row: row.violation_ratio) for row in report.rows}
+        violations = violations_of(report)
         least = least_ratio(report)
         lines: list[Line] = []
         for label in MODES:
@@ -44,16 +42,4 @@ class ThemisViolations:
                     met=by_ours is not None and by_ours > MUST,
                 )
             )
-        best, other = ours_is_best(report, lambda row: row.violation_ratio, OURS, lower=True, slack=SLACK)
-        lines.append(
-            Line(
-                figure="violation ratio, ours and the best of the others",
-                paper="-",
-                ours=f"{part(violations.get(OURS))}; {other}: {part(violations.get(other))}",
-                must="at least as good",
-                met=best,
-            )
-        )
-        columns, table = table_of(report)
-        charts = tuple(charts_over_time(report, {}))
-        return Measured(lines=tuple(lines), columns=columns, table=table, charts=charts, facts=tuple(heading(report)))
+        return measured(report, (*lines, violations_line(report, slack=SLACK)))

@@ -28,7 +28,28 @@ def by_inaccuracy(variant: Variant, operation: Operation) -> tuple[float, ...]:
     return -variant.accuracy, operation.rate_rps
 
 
-class StaticAccurate:
+class Static:
+    """What all of them do: one variant for each task, on workers divided by demand; they differ in which, and until when."""
+
+    name: str
+    source: str
+    order = staticmethod(by_accuracy)
+    """Of the variants that are in time and at or above the floor, the first is the task's."""
+    until: float | None = None
+    """Workers are given out until capacity is this many times the forecast; None: all of them."""
+    keeps = False
+    """Present bindings stay as long as they host such variants."""
+
+    def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
+        """Workers go one by one to the task that is served least."""
+        capacity = Capacity(snapshot)
+        demands = task_demands(snapshot, capacity)
+        picks = picks_of(capacity, demands, self.order)
+        posts = kept_posts(snapshot, capacity, picks) if self.keeps else []
+        return assemble(Draft(posts=posts or divide(capacity, picks, demands, until=self.until)), snapshot, capacity, limits)
+
+
+class StaticAccurate(Static):
     """Every task with the most accurate variant that is in time, on all workers, divided by demand.
 
     What "no accuracy scaling" means in every paper. A variant below the floor that most requests of an endpoint ask for is not used.
@@ -36,30 +57,18 @@ class StaticAccurate:
 
     name = "static-accurate"
     source = "Headrace; the yardstick of effective capacity (Loki, HPDC'24, evaluation)"
-
-    def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
-        """Workers go one by one to the task that is served least."""
-        capacity = Capacity(snapshot)
-        demands = task_demands(snapshot, capacity)
-        posts = divide(capacity, picks_of(capacity, demands, by_accuracy), demands)
-        return assemble(Draft(posts=posts), snapshot, capacity, limits)
+    order = staticmethod(by_accuracy)
 
 
-class StaticFast:
+class StaticFast(Static):
     """Every task with the fastest variant at or above the floor that most of its requests ask for, on all workers, divided by demand."""
 
     name = "static-fast"
     source = "Headrace; the other end of the curve"
-
-    def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
-        """Workers go one by one to the task that is served least."""
-        capacity = Capacity(snapshot)
-        demands = task_demands(snapshot, capacity)
-        posts = divide(capacity, picks_of(capacity, demands, by_rate), demands)
-        return assemble(Draft(posts=posts), snapshot, capacity, limits)
+    order = staticmethod(by_rate)
 
 
-class HorizontalOnly:
+class HorizontalOnly(Static):
     """Hardware scaling alone: the most accurate variants, and as many replicas as the forecast needs, up to all workers.
 
     FA2's and InferLine's place in Themis's comparison, Loki's first step without its second. The papers' systems can rent more machines; here the
@@ -68,16 +77,11 @@ class HorizontalOnly:
 
     name = "horizontal-only"
     source = "Themis (arXiv 2407.14843), baseline FA2; Loki (HPDC'24), resource manager, hardware scaling"
-
-    def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
-        """As static-accurate, but workers beyond the need stay empty."""
-        capacity = Capacity(snapshot)
-        demands = task_demands(snapshot, capacity)
-        posts = divide(capacity, picks_of(capacity, demands, by_accuracy), demands, until=1.0)
-        return assemble(Draft(posts=posts), snapshot, capacity, limits)
+    order = staticmethod(by_accuracy)
+    until = 1.0
 
 
-class ClipperHighAccuracy:
+class ClipperHighAccuracy(Static):
     """Clipper as Proteus compares with it: the most accurate variants, divided once by the demand of that moment, and left so.
 
     Divided again only where workers or tasks have come or gone. Clipper's adaptive batching (AIMD) is the worker's, not the plan's: the simulator's
@@ -86,17 +90,11 @@ class ClipperHighAccuracy:
 
     name = "clipper-ha"
     source = "Clipper (NSDI'17); as baseline: Proteus (ASPLOS'24), evaluation"
-
-    def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
-        """The present bindings as long as they are such."""
-        capacity = Capacity(snapshot)
-        demands = task_demands(snapshot, capacity)
-        picks = picks_of(capacity, demands, by_accuracy)
-        posts = kept_posts(snapshot, capacity, picks) or divide(capacity, picks, demands)
-        return assemble(Draft(posts=posts), snapshot, capacity, limits)
+    order = staticmethod(by_accuracy)
+    keeps = True
 
 
-class ClipperHighThroughput:
+class ClipperHighThroughput(Static):
     """As clipper-ha with the least accurate variants, which have the highest throughput in the paper's families.
 
     The paper knows no floors; here variants below the floor that most requests ask for would answer almost nobody, and are left out.
@@ -104,14 +102,8 @@ class ClipperHighThroughput:
 
     name = "clipper-ht"
     source = "Clipper (NSDI'17); as baseline: Proteus (ASPLOS'24), evaluation"
-
-    def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
-        """The present bindings as long as they are such."""
-        capacity = Capacity(snapshot)
-        demands = task_demands(snapshot, capacity)
-        picks = picks_of(capacity, demands, by_inaccuracy)
-        posts = kept_posts(snapshot, capacity, picks) or divide(capacity, picks, demands)
-        return assemble(Draft(posts=posts), snapshot, capacity, limits)
+    order = staticmethod(by_inaccuracy)
+    keeps = True
 
 
 def kept_posts(snapshot: Snapshot, capacity: Capacity, picks: Mapping[str, Mapping[int, Operation]]) -> list[Post]:

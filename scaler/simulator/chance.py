@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import exp, log
 
 import numpy as np
@@ -19,36 +20,31 @@ def generator(seed: int, *stream: int) -> np.random.Generator:
     return np.random.default_rng([seed, *stream])
 
 
-class Normals:
+class Drawn:
+    """Numbers of one distribution, drawn in blocks."""
+
+    __slots__ = ("_block", "_draw")
+
+    def __init__(self, draw: Callable[[int], np.ndarray[tuple[int], np.dtype[np.float64]]]) -> None:
+        """`draw`: so many numbers."""
+        self._draw = draw
+        self._block: list[float] = []
+
+    def next(self) -> float:
+        """One of them."""
+        if not self._block:
+            self._block = self._draw(BLOCK).tolist()
+        return self._block.pop()
+
+
+def normals(source: np.random.Generator) -> Drawn:
     """Standard normal numbers."""
-
-    __slots__ = ("_block", "_generator")
-
-    def __init__(self, source: np.random.Generator) -> None:
-        self._generator = source
-        self._block: list[float] = []
-
-    def next(self) -> float:
-        """One of them."""
-        if not self._block:
-            self._block = self._generator.standard_normal(BLOCK).tolist()
-        return self._block.pop()
+    return Drawn(source.standard_normal)
 
 
-class Uniforms:
+def uniforms(source: np.random.Generator) -> Drawn:
     """Numbers in [0, 1)."""
-
-    __slots__ = ("_block", "_generator")
-
-    def __init__(self, source: np.random.Generator) -> None:
-        self._generator = source
-        self._block: list[float] = []
-
-    def next(self) -> float:
-        """One of them."""
-        if not self._block:
-            self._block = self._generator.random(BLOCK).tolist()
-        return self._block.pop()
+    return Drawn(source.random)
 
 
 class Hops:
@@ -58,8 +54,8 @@ class Hops:
 
     def __init__(self, hop: Hop, seed: int) -> None:
         self._generator = generator(seed, HOPS, 0)
-        self._normals = Normals(generator(seed, HOPS, 1))
-        self._uniforms = Uniforms(generator(seed, HOPS, 2))
+        self._normals = normals(generator(seed, HOPS, 1))
+        self._uniforms = uniforms(generator(seed, HOPS, 2))
         self._median_ms = max(hop.p50_ms, 0.0)
         self._spread = log(hop.p99_ms / hop.p50_ms) / Z_99 if hop.p99_ms > hop.p50_ms > 0.0 else 0.0
         self.slow_part = 0.0

@@ -12,7 +12,7 @@ from broker.policy.settings import DispatcherSettings
 from scaler.simulator.agenda import START_MS
 from scaler.simulator.arriving import Arriving
 from scaler.simulator.baselines.batchings import batching
-from scaler.simulator.chance import COMPUTING, Normals, generator
+from scaler.simulator.chance import COMPUTING, generator, normals
 from scaler.simulator.costs import Costs
 from scaler.simulator.dispatching import SimulatedDispatcher
 from scaler.simulator.errors import InvalidScenario
@@ -129,9 +129,9 @@ class Cluster:
 
 def _workers(world: World, stages: Stages, seed: int) -> list[SimulatedWorker]:
     scenario = world.scenario
-    normals = Normals(generator(seed, COMPUTING))
+    drawn = normals(generator(seed, COMPUTING))
     queue, rows_max = batching(scenario.control.batching), EARLY_ROWS_MAX if scenario.control.binding == EARLY else None
-    costs = {group.type: Costs(scenario.variants, group.type, normals, scenario.noise) for group in scenario.workers}
+    costs = {group.type: Costs(scenario.variants, group.type, drawn, scenario.noise) for group in scenario.workers}
     return [
         SimulatedWorker(world, f"{group.type}-{at}-{number}", group, costs[group.type], stages, queue, hold_rows_max=rows_max)
         for at, group in enumerate(scenario.workers)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import exp, log
 
 from scaler.optimizers.snapshot import Cost, Variant
-from scaler.simulator.chance import Z_95, Normals
+from scaler.simulator.chance import Z_95, Drawn
 from schemas.profile import Latency, latency_at
 
 
@@ -20,7 +20,7 @@ def latencies(cost: Cost, threads: int) -> dict[int, Latency]:
 class Costs:
     """Of one worker type. Drawn from one stream for all devices."""
 
-    def __init__(self, variants: Sequence[Variant], worker_type: str, normals: Normals, noise: float) -> None:
+    def __init__(self, variants: Sequence[Variant], worker_type: str, normals: Drawn, noise: float) -> None:
         """`noise`: the spread (standard deviation of the logarithm) where the profile has none."""
         self._costs: Mapping[str, Cost] = {variant.key: variant.costs[worker_type] for variant in variants if worker_type in variant.costs}
         self._normals, self._noise = normals, noise

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from broker.policy.entry import Send
 from scaler.simulator.agenda import Agenda
-from scaler.simulator.chance import Hops, Uniforms, generator
+from scaler.simulator.chance import Hops, generator, uniforms
 from scaler.simulator.ordering import orders_of
 from scaler.simulator.partition import Partition
 from scaler.simulator.records import Orders, Request, TerminalRecord
@@ -93,7 +93,7 @@ class World:
         """Dispatchers see deadlines later by this: without admission nothing is refused, dropped or hurried for them. Workers see the true ones."""
         self.duplicated_part = 0.0
         """Orders and answers that are delivered twice, while a fault lasts."""
-        self._again = Uniforms(generator(seed, 3, DUPLICATES))
+        self._again = uniforms(generator(seed, 3, DUPLICATES))
         self._told_ms = start_ms
         self._planned_ms = start_ms
         self._lanes_ms: dict[str, float] = {}

@@ -12,7 +12,7 @@ from benchmarks.papers.__main__ import ROWS, main
 from benchmarks.papers.bench import SCENARIOS, Changes, all_optimizers
 from benchmarks.papers.capacity import PRECISION, capacities, served_well
 from benchmarks.papers.results import sections_of, write_results
-from benchmarks.papers.row import Line, Measured, ours_is_best, part, ratio, table_of, times
+from benchmarks.papers.row import Line, Measured, accuracy_line, part, ratio, table_of, times, violations_line
 from deploy.simulation.known import known
 from deploy.simulation.report import Row, Run, rows_of
 from deploy.simulation.scenario_files import load_scenario
@@ -67,11 +67,15 @@ def test_nothing_is_infinitely_better() -> None:
 def test_ours_is_held_against_the_best_of_the_others() -> None:
     runs = [Run(optimizer=name, seed=1, result=result(name, 1, completed=done)) for name, done in (("a", 90), ("b", 97), ("headrace", 96))]
     made = report(runs)
-    assert ours_is_best(made, lambda row: row.attainment, "headrace", lower=False, slack=0.0) == (False, "b")
-    assert ours_is_best(made, lambda row: row.attainment, "headrace", lower=False, slack=0.011) == (True, "b")
-    assert ours_is_best(made, lambda row: row.violation_ratio, "a", lower=True, slack=0.0) == (False, "b")
+    assert (violations_line(made, slack=0.0).met, violations_line(made, slack=0.011).met) == (False, True)
+    assert violations_line(made, slack=0.0).ours == "4.00 %; b: 3.00 %"
+    assert (accuracy_line(made, slack=0.0).met, accuracy_line(made, slack=0.01).met) == (False, True)
+    assert not accuracy_line(made, slack=0.01, strictly=True).met
+    leading = report([runs[0], runs[2]])
+    assert accuracy_line(leading, slack=0.0, strictly=True).met
+    assert violations_line(leading, slack=0.0).met
     failed = report([*runs[:2], Run(optimizer="headrace", seed=1, error="died")])
-    assert ours_is_best(failed, lambda row: row.attainment, "headrace", lower=False, slack=1.0)[0] is False
+    assert violations_line(failed, slack=1.0).met is False
 
 
 def measured(met: bool = True) -> Measured:
