@@ -1,15 +1,13 @@
-"""Records what a dispatcher decides, and reads such recordings: frames of msgpack, each behind its length, in one file of bounded size."""
+"""Records what a dispatcher decides, in one file of bounded size, and reads such recordings."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import msgspec
-import structlog
 
+from broker.frame_files import FILE_BYTES_MAX, FrameFile, read_frames
 from broker.policy import events as ev
 from broker.policy.dispatcher import DispatcherPolicy
 from broker.policy.entry import Commands, Entry
@@ -32,67 +30,33 @@ from graphs.compiled import Graph
 from schemas.errors import ConfigurationError, RequestError
 from schemas.limits import Limits
 
-logger = structlog.get_logger()
-RECORDING_BYTES_MAX = 1 << 30
-"""A recording ends here; the dispatcher goes on."""
-BUFFER_BYTES = 1 << 18
 FLUSH_INTERVAL_MS = 500.0
-_LENGTH = struct.Struct("<I")
 _NOTHING = msgspec.Raw(msgspec.msgpack.encode(None))
 
 
 class Recording:
-    """A file that takes frames until it is full or the disk refuses: then it says so once and takes no more."""
+    """A file of what a dispatcher was told and made of it."""
 
-    def __init__(self, path: Path, *, bytes_max: int = RECORDING_BYTES_MAX) -> None:
+    def __init__(self, path: Path, *, bytes_max: int = FILE_BYTES_MAX) -> None:
         """Raises ConfigurationError where the file cannot be written."""
-        self._path, self._bytes_left = path, bytes_max
-        try:
-            self._file: BinaryIO | None = path.open("wb", buffering=BUFFER_BYTES)
-        except OSError as error:
-            raise ConfigurationError(f"cannot record to {path}: {error.strerror}") from error
-        self._encode = msgspec.msgpack.Encoder().encode
+        self._file = FrameFile(path, bytes_max=bytes_max)
         self._flushed_ms = 0.0
 
     @property
     def takes_more(self) -> bool:
         """False once it is full or was closed."""
-        return self._file is not None
+        return self._file.takes_more
 
     def write(self, frame: Opening | Step, now_ms: float) -> None:
         """Add a frame."""
-        if self._file is None:
-            return
-        try:
-            value = self._encode(frame)
-        except (OverflowError, TypeError, ValueError) as error:
-            # A request's parameters may hold numbers that msgpack cannot: no request fails for a recording.
-            logger.warning("a step cannot be recorded, the recording ends here", path=str(self._path), error=str(error))
-            self.close()
-            return
-        self._bytes_left -= _LENGTH.size + len(value)
-        if self._bytes_left < 0:
-            logger.warning("the recording is full and ends here", path=str(self._path))
-            self.close()
-            return
-        try:
-            self._file.write(_LENGTH.pack(len(value)))
-            self._file.write(value)
-            if now_ms - self._flushed_ms >= FLUSH_INTERVAL_MS:
-                self._flushed_ms = now_ms
-                self._file.flush()
-        except OSError as error:
-            logger.warning("the recording cannot be written and ends here", path=str(self._path), error=str(error))
-            self.close()
+        flush = now_ms - self._flushed_ms >= FLUSH_INTERVAL_MS
+        if flush:
+            self._flushed_ms = now_ms
+        self._file.write(frame, flush=flush)
 
     def close(self) -> None:
         """Idempotent."""
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except OSError as error:
-                logger.warning("the end of the recording is lost", path=str(self._path), error=str(error))
+        self._file.close()
 
 
 class RecordedPolicy(DispatcherPolicy):
@@ -146,10 +110,7 @@ def read_recording(path: Path) -> tuple[Opening, Iterator[Step]]:
 
     Raises ConfigurationError for what is no recording of this version.
     """
-    try:
-        frames = _frames(path.open("rb"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    frames = read_frames(path)
     first = next(frames, b"")
     try:
         opening = msgspec.msgpack.decode(first, type=Opening)
@@ -158,15 +119,6 @@ def read_recording(path: Path) -> tuple[Opening, Iterator[Step]]:
     if opening.version != RECORDING_VERSION:
         raise ConfigurationError(f"{path} is a recording of version {opening.version}, this is version {RECORDING_VERSION}")
     return opening, _steps(frames)
-
-
-def _frames(file: Any) -> Iterator[bytes]:
-    with file:
-        while len(head := file.read(_LENGTH.size)) == _LENGTH.size:
-            (size,) = _LENGTH.unpack(head)
-            if size > RECORDING_BYTES_MAX or len(value := file.read(size)) < size:
-                return
-            yield value
 
 
 def _steps(frames: Iterator[bytes]) -> Iterator[Step]:

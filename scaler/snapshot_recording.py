@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
-import structlog
 
+from broker.frame_files import FILE_BYTES_MAX, FrameFile, read_frames
 from scaler.optimizers.optimizer import Proposal
 from scaler.optimizers.snapshot import Snapshot
 from schemas.catalog import Catalog, EndpointSpec, TaskSpec
 from schemas.errors import ConfigurationError
 from schemas.plan import Plan
 
-logger = structlog.get_logger()
 SNAPSHOTS_VERSION = 1
-RECORDING_BYTES_MAX = 1 << 30
-"""A recording ends here; the scaler goes on."""
-FRAME_BYTES_MAX = 256 << 20
-_LENGTH = struct.Struct("<I")
 
 
 class SnapshotsBegin(msgspec.Struct, frozen=True, kw_only=True, tag_field="frame", tag="begin"):
@@ -58,25 +51,20 @@ _frame: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 class SnapshotRecording:
     """A file that takes snapshots until it is full or the disk refuses: then it says so once and takes no more. Once open it never raises."""
 
-    def __init__(self, path: Path, *, scaler: str = "", at_ms: float = 0.0, bytes_max: int = RECORDING_BYTES_MAX) -> None:
+    def __init__(self, path: Path, *, scaler: str = "", at_ms: float = 0.0, bytes_max: int = FILE_BYTES_MAX) -> None:
         """Raises ConfigurationError where the file cannot be written."""
-        self._path, self._bytes_left = path, bytes_max
+        self._file = FrameFile(path, bytes_max=bytes_max)
         self._catalog: RecordedCatalog | None = None
-        try:
-            self._file: BinaryIO | None = path.open("wb")
-        except OSError as error:
-            raise ConfigurationError(f"cannot record snapshots to {path}: {error.strerror}") from error
-        self._encode = msgspec.msgpack.Encoder().encode
         self._write(SnapshotsBegin(scaler=scaler, at_ms=at_ms))
 
     @property
     def takes_more(self) -> bool:
         """False once it is full or was closed."""
-        return self._file is not None
+        return self._file.takes_more
 
     def follow(self, catalog: Catalog) -> None:
         """The catalog that the next snapshots are about; written where it is another one than before."""
-        if self._file is None:
+        if not self._file.takes_more:
             return
         frame = RecordedCatalog(tasks=dict(catalog.tasks), endpoints=dict(catalog.endpoints))
         if frame != self._catalog:
@@ -89,35 +77,11 @@ class SnapshotRecording:
 
     def close(self) -> None:
         """Idempotent."""
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except OSError as error:
-                logger.warning("the end of the recording is lost", path=str(self._path), error=str(error))
+        self._file.close()
 
     def _write(self, frame: Frame) -> None:
-        if self._file is None:
-            return
-        try:
-            value = self._encode(frame)
-        except (OverflowError, TypeError, ValueError, RecursionError) as error:
-            # A plug-in's proposal may hold what msgpack cannot: planning goes on.
-            logger.warning("a snapshot cannot be recorded, the recording ends here", path=str(self._path), error=str(error))
-            self.close()
-            return
-        self._bytes_left -= _LENGTH.size + len(value)
-        if self._bytes_left < 0 or len(value) > FRAME_BYTES_MAX:
-            logger.warning("the recording is full and ends here", path=str(self._path))
-            self.close()
-            return
-        try:
-            self._file.write(_LENGTH.pack(len(value)) + value)
-            # Once in seconds: whoever reads along, or a kill, finds whole frames.
-            self._file.flush()
-        except OSError as error:
-            logger.warning("the recording cannot be written and ends here", path=str(self._path), error=str(error))
-            self.close()
+        # Once in seconds: whoever reads along finds whole frames.
+        self._file.write(frame, flush=True)
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -132,15 +96,7 @@ def read_snapshots(path: Path) -> Iterator[Recorded]:
 
     Raises ConfigurationError for what is no recording of this version.
     """
-    try:
-        with path.open("rb") as file:
-            yield from _recorded(path, file)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _recorded(path: Path, file: BinaryIO) -> Iterator[Recorded]:
-    frames = _frames(path, file)
+    frames = _frames(path)
     first = next(frames, None)
     if not isinstance(first, SnapshotsBegin):
         raise ConfigurationError(f"{path}: is no recording of snapshots; `headrace scaler --record FILE` makes one")
@@ -154,17 +110,9 @@ def _recorded(path: Path, file: BinaryIO) -> Iterator[Recorded]:
             yield Recorded(frame, catalog)
 
 
-def _frames(path: Path, file: BinaryIO) -> Iterator[Frame]:
-    number = 0
-    while len(head := file.read(_LENGTH.size)) == _LENGTH.size:
-        (length,) = _LENGTH.unpack(head)
-        value = file.read(length) if length <= FRAME_BYTES_MAX else b""
-        if len(value) < length:
-            if not number:
-                raise ConfigurationError(f"{path}: is no recording of snapshots; `headrace scaler --record FILE` makes one")
-            return
+def _frames(path: Path) -> Iterator[Frame]:
+    for number, value in enumerate(read_frames(path)):
         try:
             yield _frame.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"{path}: frame {number} cannot be read as a recording of snapshots: {error}") from None
-        number += 1

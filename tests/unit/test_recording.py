@@ -189,7 +189,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, content: bytes) -> None
     (tmp_path / "other").write_bytes(content)
     with pytest.raises(ConfigurationError, match="other is not the recording"):
         replay_file(tmp_path / "other")
-    with pytest.raises(ConfigurationError, match="cannot read"):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
         replay_file(tmp_path / "missing")
     with pytest.raises(ConfigurationError, match="cannot record"):
         Recording(tmp_path / "no" / "folder")
