@@ -7,16 +7,15 @@ import msgspec
 from broker.log import Message, Record
 from broker.policy.entry import Answer, Send, Tap
 from broker.policy.graph_request import StageJob
+from broker.policy.work_orders import SINGLE_STAGE, order_of
 from graphs.tensor import Tensor
 from schemas.names import Names
 from schemas.request import answer_type_of
 from schemas.stage import TensorHead
 from schemas.tensors import encode_output
 from schemas.terminal import COMPLETED, JSON_TYPE, MSGPACK_TYPE, TERMINAL_VERSION, ErrorDetail, OutputTensor, Terminal, encode_terminal
-from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, WORK_VERSION, StagePart, WorkOrder, encode_order
+from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, StagePart, encode_order
 
-SINGLE_STAGE = "main"
-"""The name of the one stage of an endpoint without a graph."""
 SHADOW_HEADER = "headrace-shadow"
 _NO_ANSWERS: dict[str, str] = {}
 
@@ -28,32 +27,10 @@ def work_message(send: Send, epoch: int, names: Names) -> Message:
     if isinstance(job, StageJob):
         return _stage_message(send, job, epoch, names)
     record: Record = job  # pyright: ignore[reportAssignmentType]
-    headers = [(WORK_HEADER, encode_order(_order(send, SINGLE_STAGE, epoch, None)))]
+    headers = [(WORK_HEADER, encode_order(order_of(send, SINGLE_STAGE, epoch)))]
     if record.headers:
         headers.extend((name, value) for name, value in record.headers if name.lower() == CONTENT_TYPE_HEADER)
     return entry.key, record.value, headers
-
-
-def _order(send: Send, stage: str, epoch: int, part: StagePart | None) -> WorkOrder:
-    entry = send.entry
-    return WorkOrder(
-        WORK_VERSION,
-        entry.endpoint,
-        stage,
-        send.variant,
-        send.accuracy,
-        send.worker,
-        send.incarnation,
-        entry.shard,
-        entry.received_ms,
-        entry.deadline_ms,
-        entry.rows,
-        send.attempt,
-        epoch,
-        entry.priority,
-        entry.traceparent,
-        part,
-    )
 
 
 def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Message:
@@ -75,7 +52,7 @@ def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Messa
     part = StagePart(
         command.instance, request.revision, topic, len(body), command.request_inputs, heads, *kept, stage.parameters, int(job.ready_ms)
     )  # fmt: skip
-    headers = [(WORK_HEADER, encode_order(_order(send, command.instance, epoch, part)))]
+    headers = [(WORK_HEADER, encode_order(order_of(send, command.instance, epoch, part)))]
     if record.headers:
         headers += [header for header in record.headers if header[0].lower() == CONTENT_TYPE_HEADER]
     key = request.entry.key

@@ -49,11 +49,6 @@ def default_workers() -> dict[str, int]:
     return {"cpu": 1, "vpu": 1} if importlib.util.find_spec("openvino") else {"cpu": 1}
 
 
-def parse_workers(text: str) -> dict[str, int]:
-    """`cpu=2,vpu=1` as a mapping; of `cpu=1..4`, how many there are to start with. Raises ConfigurationError saying what is wrong with it."""
-    return start_counts(parse_ranges(text))
-
-
 def start_counts(ranges: Mapping[str, tuple[int, int]]) -> dict[str, int]:
     """Workers to start with; of a range that begins at 0 one, or nobody would know what its variants cost."""
     return {name: max(least, 1) if most > least else least for name, (least, most) in ranges.items()}

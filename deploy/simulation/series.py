@@ -46,7 +46,6 @@ class _Sums:
         self.step_s = float(np.median(np.diff(starts))) if len(starts) > 1 else 1.0
         self._together = -(-len(starts) // POINTS_MAX) or 1
         self._origin_s = starts[0] if starts else 0.0
-        self._seeds = max(len({run.seed for run in runs if run.result is not None}), 1)
         self.windows: dict[int, list[Window]] = {}
         for window in windows:
             self.windows.setdefault(int((window.at_s - self._origin_s) / self.step_s + 0.5) // self._together, []).append(window)

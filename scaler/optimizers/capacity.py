@@ -13,7 +13,7 @@ import msgspec
 from scaler.optimizers.snapshot import READY, Cost, Snapshot, Variant, Worker
 from schemas.profile import Latency, latency_at
 
-NOT_FINITE, NOT_POSITIVE, UNMEASURED, TOO_MANY_THREADS, BAD_ACCURACY = "not_finite", "not_positive", "unmeasured", "too_many_threads", "bad_accuracy"
+NOT_FINITE, NOT_POSITIVE, UNMEASURED, BAD_ACCURACY = "not_finite", "not_positive", "unmeasured", "bad_accuracy"
 Curve = dict[int, Latency]
 """By batch size: latencies that never fall as the batch grows."""
 
@@ -102,10 +102,6 @@ class Capacity:
         if not all(self.can_host(crew, key) for key in together):
             return False
         return not crew.memory_bytes_max or self.memory_bytes(crew, together) <= crew.memory_bytes_max
-
-    def hosts_of(self, key: str) -> tuple[Crew, ...]:
-        """The crews that can host the variant."""
-        return tuple(crew for crew in self.crews if self.can_host(crew, key))
 
     def load_ms(self, crew: Crew, key: str) -> float:
         """Time to make the variant ready there; 0 where that is not known."""

@@ -19,8 +19,6 @@ STEPS_MAX = 24
 ROUNDING = 1e-6
 Level = tuple[str, float]
 """(task, accuracy): what answers the task at least that accurately."""
-Capacities = dict[Level, float]
-"""Rows/s by level."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 
 from broker.policy.entry import Send
 from broker.policy.graph_request import StageJob
+from broker.policy.work_orders import SINGLE_STAGE, order_of
 from schemas.stage import TensorHead
-from schemas.work import WORK_VERSION, StagePart, WorkOrder, order_name
+from schemas.work import StagePart, order_name
 from workers.policy.batcher import QueuedOrder
-
-SINGLE_STAGE = "main"
 
 
 def orders_of(sends: Iterable[Send], epoch: int, blind_ms: int) -> list[QueuedOrder]:
@@ -24,24 +23,7 @@ def orders_of(sends: Iterable[Send], epoch: int, blind_ms: int) -> list[QueuedOr
         if root is not None and isinstance(entry.payload, StageJob):
             stage, part = entry.payload.command.instance, _part(send, entry.payload)
             name = order_name(request_id, part.instance)
-        order = WorkOrder(
-            WORK_VERSION,
-            entry.endpoint,
-            stage,
-            send.variant,
-            send.accuracy,
-            send.worker,
-            send.incarnation,
-            entry.shard,
-            entry.received_ms,
-            entry.deadline_ms - blind_ms,
-            entry.rows,
-            send.attempt,
-            epoch,
-            entry.priority,
-            entry.traceparent,
-            part,
-        )
+        order = order_of(send, stage, epoch, part, blind_ms=blind_ms)
         orders.append(QueuedOrder(name, request_id, order, b"", "", send.lane, 0))
     return orders
 

@@ -18,7 +18,7 @@ import pytest
 from deploy import cli, request_files
 from deploy.commands.role_options import Bytes
 from deploy.request_files import read_request
-from deploy.stack_plan import UpOptions, parse_workers, plan_stack
+from deploy.stack_plan import UpOptions, parse_ranges, plan_stack, start_counts
 from schemas.errors import BadRequest, ConfigurationError
 from schemas.limits import Limits
 from schemas.terminal import JSON_TYPE, MSGPACK_TYPE
@@ -144,10 +144,10 @@ def test_sizes_have_units(text: str, size: int) -> None:
 
 
 def test_workers_are_counted_by_class() -> None:
-    assert parse_workers("cpu=2, vpu") == {"cpu": 2, "vpu": 1}
+    assert start_counts(parse_ranges("cpu=2, vpu")) == {"cpu": 2, "vpu": 1}
     for wrong in ("", "tpu=1", "cpu=-1", "cpu=17", "cpu=1,cpu=2"):
         with pytest.raises(ConfigurationError):
-            parse_workers(wrong)
+            parse_ranges(wrong)
 
 
 def test_up_runs_every_role_and_waits_for_service_only_where_files_are_applied(folder: Path) -> None:

@@ -69,7 +69,7 @@ def test_the_rate_is_that_of_the_p95():
 def test_a_profile_that_cannot_be_is_refused_and_others_are_not(batches, code):
     found = capacity_of({"a": Cost(latency={1: batches}), "b": Cost(latency={1: flat(5.0)})}, fleet=(*workers(1), *workers(1, "b")))
     assert [(entry.variant, entry.type, entry.code) for entry in found.refused] == [("t/v", "a", code)]
-    assert [crew.type for crew in found.hosts_of("t/v")] == ["b"]
+    assert [crew.type for crew in found.crews if found.can_host(crew, "t/v")] == ["b"]
     assert any("t/v on a" in note for note in found.notes)
 
 
@@ -110,7 +110,7 @@ def test_crews_are_of_those_who_are_ready_and_alike():
     fleet[2] = msgspec.structs.replace(fleet[2], refused={"t/v": "out of memory"})
     found = Capacity(snapshot([variant("v", 0.9, {"a": 10.0})], fleet))
     assert sorted((crew.size, tuple(crew.refused)) for crew in found.crews) == [(1, ("t/v",)), (3, ())]
-    assert [crew.size for crew in found.hosts_of("t/v")] == [3]
+    assert [crew.size for crew in found.crews if found.can_host(crew, "t/v")] == [3]
 
 
 def test_workers_beyond_the_lanes_are_left_out_and_those_that_hold_one_are_not():
