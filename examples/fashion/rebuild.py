@@ -26,6 +26,7 @@ DATASET = Path("/usr/share/datasets/fashion-mnist")
 MEAN, DEVIATION = 0.286, 0.353
 PIXELS, CLASSES = 28 * 28, 10
 SAMPLE_IMAGES = 2_000
+CALIBRATION_IMAGES = 256
 Floats = NDArray[np.float32]
 
 
@@ -173,7 +174,7 @@ def main() -> int:
     parser.add_argument("variants", nargs="*", help=f"any of {', '.join(BUILDERS)} (all where none is named)")
     parser.add_argument("--dataset", type=Path, default=DATASET, help="folder of the four Fashion-MNIST files (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("fashion-models"), help="folder to write to (default: ./%(default)s)")
-    parser.add_argument("--sample", action="store_true", help="write test-2000.npz, the first labelled test images, too")
+    parser.add_argument("--sample", action="store_true", help="write test-2000.npz and train-256.npz, the first images of each part, too")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.variants if name not in BUILDERS]
     if unknown:
@@ -185,6 +186,7 @@ def main() -> int:
     if arguments.sample:
         sample = {"images": dataset.test_images[:SAMPLE_IMAGES], "labels": dataset.test_labels[:SAMPLE_IMAGES]}
         np.savez_compressed(arguments.output / "test-2000.npz", **sample)
+        np.savez_compressed(arguments.output / "train-256.npz", images=dataset.train_images[:CALIBRATION_IMAGES])
     for name in arguments.variants or BUILDERS:
         started = time.perf_counter()
         file = arguments.output / f"{name}.onnx"
