@@ -9,7 +9,7 @@ FPGA_VENV := .venv-fpga
 FPGA_BIN := $(FPGA_VENV)/bin
 FPGA := $(FPGA_VENV)/.installed
 
-.PHONY: install demo test check format bench papers clean fpga-env fpga-test
+.PHONY: install demo test check format bench papers clean fpga-env fpga-test fpga-demo
 .DEFAULT_GOAL := install
 
 $(BIN)/python:
@@ -36,6 +36,9 @@ fpga-env: $(FPGA)
 
 fpga-test: $(FPGA)
 	$(FPGA_BIN)/python -m pytest -q tests/fpga $(ARGS)
+
+fpga-demo: $(STAMP) $(FPGA)
+	$(BIN)/headrace fpga demo --fpga-python $(FPGA_BIN)/python $(ARGS)
 
 demo: $(STAMP)
 	$(BIN)/headrace demo --auto $(ARGS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,26 @@ import msgspec
 import numpy as np
 
 from deploy.commands.command import Command, Group, option
+from deploy.commands.fpga_demo import demo
 from deploy.commands.output import Output
 from deploy.configuration import Connection
 from deploy.running_stack import CACHE
 from schemas.catalog import TensorSpec
 from schemas.errors import ModelRefused
+from workers.fpga.bitfile import read_bit
+from workers.fpga.design import decode_design
 from workers.fpga.manifest import sink_spec, source_spec
-from workers.fpga.package_file import variant_model
+from workers.fpga.package_file import read_variant_model, variant_model
 from workers.fpga.packaging import PackageOptions, package_of, quantized_model
+from workers.fpga.rtl.compiling import compiled
 
 CALIBRATION_IMAGES = 256
 FABRICS = ("numpy", "rtl")
+
+
+_cache_option = option(
+    "--cache", type=click.Path(file_okay=False, path_type=Path), default=CACHE, show_default=True, help="Folder of compiled fabrics."
+)
 
 
 class PackageReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +58,10 @@ def fpga() -> None:
     """Make packages for FPGA boards, and emulate boards.
 
     \b
-    headrace fpga quantize mlp128.onnx --images test-2000.npz --output fashion-fpga.onnx
+    headrace fpga quantize mlp128.onnx --images train-256.npz --output fashion-fpga.onnx
     headrace fpga package fashion-fpga.onnx
     headrace fpga board --address 127.0.0.2 --fabric rtl
-    headrace worker --accelerator fpga --device 127.0.0.2
+    headrace worker --accelerator fpga --board 127.0.0.2
     """
 
 
@@ -104,7 +113,7 @@ def quantize_model(connection: Connection, output: Output, source: Path, images:
     """Make an int8 model of a float one of dense layers; it runs on ONNX Runtime and, packaged, on boards, with the same integers.
 
     \b
-    headrace fpga quantize mlp128.onnx --images test-2000.npz --output mlp128-int8.onnx
+    headrace fpga quantize mlp128.onnx --images train-256.npz --output mlp128-int8.onnx
     """
     del connection
     try:
@@ -123,19 +132,42 @@ def quantize_model(connection: Connection, output: Output, source: Path, images:
 @option("--fabric", type=click.Choice(FABRICS), default="numpy", show_default=True, help="What computes: numpy, or the project's RTL in Verilator.")
 @option("--name", default="EMU-ZCU104", show_default=True, help="Name of the board.")
 @option("--download-ms", type=click.FloatRange(0), default=120.0, show_default=True, help="What a configuration takes.")
-@option("--cache", type=click.Path(file_okay=False, path_type=Path), default=CACHE, show_default=True, help="Compiled fabrics.")
-def board(connection: Connection, output: Output, address: str, cache: Path, **options: Any) -> int:
+@_cache_option
+@option("--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="Written when it listens.")
+def board(connection: Connection, output: Output, address: str, cache: Path, ready_file: Path | None, **options: Any) -> None:
     """Be an emulated board behind PYNQ.remote, until ended.
 
     \b
     headrace fpga board --address 127.0.0.2 --fabric rtl
     """
     del connection, output
-    settings = {"address": address, "cache_folder": str(cache / "rtl"), "board": options}
+    settings = {"address": address, "cache_folder": str(cache / "rtl"), "ready_file": str(ready_file or ""), "board": options}
     argv = [sys.executable, "-m", "workers.fpga.emulator.server", msgspec.json.encode(settings).decode()]
     # One thread: a pool that wakes up for each batch costs more than it gives.
     os.putenv("OPENBLAS_NUM_THREADS", "1")
+    # In this process's place: who ends or freezes it means the board.
+    os.execv(sys.executable, argv)  # noqa: S606 - this interpreter, and no shell
+
+
+@fpga.command("compile", cls=Command)
+@click.argument("source", metavar="PACKAGE.fpga.onnx", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_cache_option
+def compile_fabric(connection: Connection, output: Output, source: Path, cache: Path) -> None:
+    """Compile what the `rtl` fabric runs for a package, so that the first board with it need not.
+
+    \b
+    headrace fpga compile examples/fashion/fpga/mlp128-int8.fpga.onnx
+    """
+    del connection
+    started_s = time.perf_counter()
+    made = read_variant_model(source.read_bytes(), source.name)
     try:
-        return subprocess.run(argv, check=False).returncode  # noqa: S603 - this interpreter, and no shell
-    except KeyboardInterrupt:
-        return 0
+        _, network = decode_design(read_bit(made.bit).payload)
+    except ValueError as error:
+        raise ModelRefused(f"{source}: only packages for emulated boards hold what can be compiled: {error}") from None
+    library = compiled(network, cache / "rtl")
+    output.say(f"{library} ({time.perf_counter() - started_s:.1f} s)")
+    output.result({"file": str(library)})
+
+
+fpga.add_command(demo)

@@ -22,6 +22,7 @@ from schemas.names import ACCELERATORS
 @option("--accelerator", type=click.Choice(ACCELERATORS), required=True, help="Class of the lanes that it reads.")
 @option("--backend", help="Backend to compute with, as a plug-in of the group headrace.backends names itself; default: the class's own.")
 @option("--device", help="Device as the runtime names it (vpu: NPU by default; CPU runs anywhere).")
+@option("--board", metavar="ADDRESS", help="FPGA board to drive through PYNQ.remote; default: the one that this runs on.")
 @option("--device-id", type=click.IntRange(0), default=0, show_default=True, help="Which of several GPUs.")
 @option("--allow-cpu", is_flag=True, help="Where the device is missing, compute on the CPU and say so, instead of refusing.")
 @option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Processor threads to offer to the plan.")
@@ -30,14 +31,19 @@ from schemas.names import ACCELERATORS
 @option("--cache", type=click.Path(file_okay=False, path_type=Path), default=CACHE, show_default=True, help="Compiled models.")
 @option("--memory-max", "memory_bytes_max", type=Bytes(), default=0, help="Device memory to use at most, as 2GiB; default: what is there.")
 @option("--provider", "providers", multiple=True, help="GPU execution providers, in order; may be given several times.")
-def worker(connection: Connection, running: RunOptions, name: str | None, **options: Any) -> int:
+def worker(connection: Connection, running: RunOptions, name: str | None, board: str | None, **options: Any) -> int:
     """Run a worker: one process that owns one device and computes what the plan binds to it.
 
     \b
     headrace worker --accelerator cpu --threads 2
     headrace worker --accelerator vpu --device CPU --name vpu-1
+    headrace worker --accelerator fpga --board 192.168.2.99
     headrace worker --accelerator gpu --device-id 1 --memory-max 8GiB --provider TensorrtExecutionProvider --provider CUDAExecutionProvider
     """
+    if board is not None:
+        if options["accelerator"] != "fpga" or options["device"] is not None:
+            raise click.UsageError("--board is the device of a worker with --accelerator fpga, in place of --device")
+        options["device"] = board
     name = name or default_name(options["accelerator"])
     connection.need_kafka()
     settings = msgspec.convert(options, WorkerOptions, strict=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 SEED = 20
@@ -28,7 +30,7 @@ class Ask:
         """Indices of the labelled images that it carries, one per row."""
 
 
-def schedule(requests: int, rate_rps: float, image_count: int, seed: int = SEED) -> list[Ask]:
+def schedule(requests: int, rate_rps: float, image_count: int, seed: int = SEED, *, floors: Sequence[tuple[float, float]] = FLOORS) -> list[Ask]:
     """Poisson arrivals: a steady rate, a burst of BURST_FACTOR times that rate, and the steady rate again."""
     random = np.random.default_rng(seed)
     asks: list[Ask] = []
@@ -36,10 +38,10 @@ def schedule(requests: int, rate_rps: float, image_count: int, seed: int = SEED)
     for at, (phase, part, factor) in enumerate(PHASES):
         count = round(requests * part) if at < len(PHASES) - 1 else requests - len(asks)
         gaps = random.exponential(1.0 / (rate_rps * factor), count)
-        floors = random.choice([floor for floor, _ in FLOORS], count, p=[weight for _, weight in FLOORS])
+        asked = random.choice([floor for floor, _ in floors], count, p=[weight for _, weight in floors])
         timeouts = random.choice([timeout for timeout, _ in TIMEOUTS_MS], count, p=[weight for _, weight in TIMEOUTS_MS])
         images = random.integers(0, image_count, (count, ROWS))
-        for gap, floor, timeout_ms, chosen in zip(gaps, floors, timeouts, images, strict=True):
+        for gap, floor, timeout_ms, chosen in zip(gaps, asked, timeouts, images, strict=True):
             at_s += float(gap)
             asks.append(Ask(phase, at_s, float(floor), int(timeout_ms), chosen.tolist()))
     return asks

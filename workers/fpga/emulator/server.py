@@ -8,6 +8,7 @@ The services are those that boards run: files, memory-mapped registers, buffers.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -39,6 +40,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     board: BoardSettings = BoardSettings()
     cache_folder: str
     """Where compiled fabrics are kept."""
+    ready_file: str = ""
+    """Written when it listens."""
 
 
 class _Objects:
@@ -244,9 +247,12 @@ def main() -> None:
     server.start()
     sys.stdout.write(f"board {settings.board.name} listens on {settings.address}:{PORT}, fabric {settings.board.fabric}\n")
     sys.stdout.flush()
+    if settings.ready_file:
+        Path(settings.ready_file).write_text("{}\n")
     if len(sys.argv) > 2:
         threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
-    server.wait()
+    with contextlib.suppress(KeyboardInterrupt):
+        server.wait()
 
 
 def _end_with(parent: int) -> None:
