@@ -9,6 +9,9 @@ FPGA_VENV := .venv-fpga
 FPGA_BIN := $(FPGA_VENV)/bin
 FPGA := $(FPGA_VENV)/.installed
 
+PURE_TESTS := tests/unit tests/property tests/sim tests/wire
+SERVED_TESTS := tests/contract tests/integration tests/acceptance
+
 .PHONY: install demo test check format bench papers clean fpga-env fpga-test fpga-demo
 .DEFAULT_GOAL := install
 
@@ -43,8 +46,14 @@ fpga-demo: $(STAMP) $(FPGA)
 demo: $(STAMP)
 	$(BIN)/headrace demo --auto $(ARGS)
 
+# What needs no server runs on all processors; what watches processes and deadlines has the machine for itself.
 test: $(DEV)
+ifdef ARGS
 	$(BIN)/python -m pytest -q $(ARGS)
+else
+	$(BIN)/python -m pytest -q -n auto --dist worksteal $(PURE_TESTS)
+	$(BIN)/python -m pytest -q $(SERVED_TESTS)
+endif
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
