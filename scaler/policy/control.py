@@ -75,7 +75,7 @@ class ControlPolicy:
         self._catalog = Catalog()
         self._trees: dict[str, StageTree] = {}
         self._bindings: dict[str, Binding] = {}
-        """Of the plan in force, by worker."""
+        """Of the plan in force, by worker; of somebody else's plan those that can be, with a lane of their own."""
         self._lag: dict[str, int] = {}
         self._trigger = ""
         self._steps: deque[Step] = deque()
@@ -212,17 +212,14 @@ class ControlPolicy:
             return self._stay(INVALID, f"{optimizer or 'the optimizer'} proposed what cannot be: {shown}", proposal, now_ms)
         wanted = scouted(proposal.bindings, sorted(self._unmeasured), snapshot, self.settings.scouts_max)
         rebound = rebind(wanted, snapshot)
-        present = self._target or self.plan
+        present = self._target or msgspec.structs.replace(self.plan, bindings=tuple(self._bindings.values()))
         taken, reason, as_good = self._judge(rebound, present, snapshot)
         if obliged and not taken and set(rebound.bindings) != set(_of_ready(present.bindings, snapshot)):
             taken, reason = True, obliged
         if not taken:
             if not as_good or alike(proposal.shares, present.shares) or not hosts_all(present.bindings, proposal.shares):
                 return self._stay(KEPT, reason, proposal, now_ms)
-            kept = _of_ready(present.bindings, snapshot)
-            if not _lanes_hold(kept, snapshot):
-                return self._stay(KEPT, reason, proposal, now_ms)
-            rebound = Rebound(bindings=kept, loads=0, load_ms=0.0)
+            rebound = Rebound(bindings=_of_ready(present.bindings, snapshot), loads=0, load_ms=0.0)
             reason = f"the bindings stay ({reason}); the shares follow the load"
         target = Plan(
             epoch=0,
@@ -354,7 +351,11 @@ class ControlPolicy:
 
     def _take(self, plan: Plan) -> None:
         self.plan = plan
-        self._bindings = {binding.worker: binding for binding in plan.bindings}
+        by_lane: dict[tuple[str, int], Binding] = {}
+        for binding in plan.bindings:
+            if 0 <= binding.lane < self.settings.lanes_per_class:
+                by_lane.setdefault((binding.accelerator, binding.lane), binding)
+        self._bindings = {binding.worker: binding for binding in by_lane.values()}
 
     def _stay(self, kind: str, reason: str, proposal: Proposal, now_ms: float) -> None:
         self._record(kind, reason, now_ms, explanation=proposal.explanation)
@@ -367,13 +368,10 @@ class ControlPolicy:
     def _with_lost(self, bindings: Sequence[Binding], snapshot: Snapshot) -> tuple[Binding, ...]:
         """Lost workers keep what they had until they are forgotten: who returns serves at once."""
         named = {binding.worker for binding in bindings}
-        by_lane = {(binding.accelerator, binding.lane): binding for binding in bindings}
-        for worker in snapshot.workers:
-            binding = worker.binding
-            # Somebody else's plan may hold what cannot be: none of it is published again.
-            if worker.state != READY and binding is not None and binding.worker not in named and 0 <= binding.lane < snapshot.lanes_per_class:
-                by_lane.setdefault((binding.accelerator, binding.lane), binding)
-        return _sorted(by_lane.values())
+        lanes = {(binding.accelerator, binding.lane) for binding in bindings}
+        lost = [worker.binding for worker in snapshot.workers if worker.state != READY and worker.binding is not None]
+        kept = [binding for binding in lost if binding.worker not in named and (binding.accelerator, binding.lane) not in lanes]
+        return _sorted([*bindings, *kept])
 
     def _settled(self, name: str) -> bool:
         """Whether a worker has done what the present plan asks of it, or never will."""
@@ -388,12 +386,6 @@ class ControlPolicy:
 def _of_ready(bindings: Sequence[Binding], snapshot: Snapshot) -> tuple[Binding, ...]:
     ready = {worker.name for worker in snapshot.workers if worker.state == READY}
     return tuple(binding for binding in bindings if binding.worker in ready)
-
-
-def _lanes_hold(bindings: Sequence[Binding], snapshot: Snapshot) -> bool:
-    """Whether each has a lane of its own that there is: somebody else's plan may say anything."""
-    lanes = {(binding.accelerator, binding.lane) for binding in bindings if 0 <= binding.lane < snapshot.lanes_per_class}
-    return len(lanes) == len(bindings)
 
 
 def _sorted(bindings: Iterable[Binding]) -> tuple[Binding, ...]:
