@@ -14,23 +14,20 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from broker.log import Log, Record, Start, TopicPartition
-from broker.policy.canary import CanaryBook, Labels, Written
+from broker.policy.canary import CanaryBook, Written
 from schemas.canary import (
     NODE_MARK,
     canary_topic,
     canary_topics,
     decode_command,
-    decode_feedback,
     decode_status,
     encode_canary,
-    feedback_topic,
     status_key,
 )
-from schemas.catalog import TASK_KEY_PREFIX, catalog_key, decode_endpoint, encode_catalog
-from schemas.control import CONTROL_KEY_PREFIX
-from schemas.errors import BadRequest, LogUnavailable
+from schemas.catalog import catalog_key, decode_endpoint, encode_catalog
+from schemas.errors import LogUnavailable
+from schemas.feedback import Labels, decode_feedback, feedback_topic, labels_of
 from schemas.names import Names
-from schemas.tensors import decode_output
 from schemas.terminal import COMPLETED, TerminalHead, decode_terminal, decode_terminal_head
 
 logger = structlog.get_logger()
@@ -134,7 +131,7 @@ class CanaryControl:
 
     def _catalog_record(self, record: Record) -> None:
         name = (record.key or b"").decode()
-        if name and not name.startswith((TASK_KEY_PREFIX, CONTROL_KEY_PREFIX)):
+        if name and NODE_MARK not in name:  # of endpoints: all other keys have a slash
             self._book.endpoint(name, None if record.value is None else decode_endpoint(record.value))
 
     def _canary_record(self, record: Record) -> None:
@@ -171,10 +168,13 @@ class CanaryControl:
                     continue
 
     def _fold_record(self, place: str, record: Record) -> None:
-        if record.value is None or record.key is None:
+        if record.value is None:
             return
         if record.topic == feedback_topic(self._names):
-            self._book.feedback(place, record.offset, record.key.decode(), decode_feedback(record.value))
+            feedback = decode_feedback(record.value)
+            self._book.feedback(place, record.offset, record.key.decode() if record.key else feedback.id or "", feedback)
+            return
+        if record.key is None:
             return
         head = decode_terminal_head(record.value)
         labels = self._labels(head, record.value)
@@ -185,7 +185,7 @@ class CanaryControl:
         """What an answer says, where that is asked for: the class (argmax) or the value of each row of its first output."""
         if head.outcome != COMPLETED or not self._book.compares or not any(key[0] == head.endpoint for key in self._book.watches):
             return None
-        return labels_of(value)
+        return labels_of(decode_terminal(value))
 
     async def _write(self, changes: Sequence[Written]) -> None:
         for problem in self._book.problems:
@@ -209,17 +209,3 @@ class CanaryControl:
         messages = [(status_key(s.endpoint, s.node), encode_canary(s), ()) for s in self._book.standings(now_ms)]
         if messages:
             await self._writer.write(canary_topic(self._names), 0, messages)
-
-
-def labels_of(value: bytes) -> Labels | None:
-    """Labels of a terminal record's first output: the argmax of scores over the last axis, else the values; None where there is none."""
-    outputs = decode_terminal(value).outputs
-    if not outputs:
-        return None
-    try:
-        first = decode_output(outputs[0])
-    except BadRequest:
-        return None
-    if first.dtype.kind == "f" and first.ndim > 1:
-        return tuple(first.argmax(axis=-1).ravel().tolist())
-    return tuple(item.decode(errors="replace") if isinstance(item, bytes) else item for item in first.ravel().tolist())

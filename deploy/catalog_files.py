@@ -15,10 +15,11 @@ from deploy.catalog_tasks import TASK_KEYS, TaskReader, is_name, read_name
 from deploy.suggestions import did_you_mean
 from deploy.yaml_documents import Fields, FieldsExhausted, Problems, Source, as_fields, read_documents
 from schemas.catalog import Catalog, Defaults, EndpointSpec, Quota, TaskSpec
+from schemas.learned import DECLARED, POLICIES, AccuracyPolicy
 from schemas.limits import Limits
 
 KINDS = ("task", "endpoint")
-ENDPOINT_KEYS = ("kind", "name", "task", "graph", "defaults", "quotas")
+ENDPOINT_KEYS = ("kind", "name", "task", "graph", "defaults", "quotas", "accuracy_policy")
 DEFAULTS_KEYS = ("min_accuracy", "timeout_ms", "priority")
 QUOTA_KEYS = ("rate_rps", "burst")
 ANY_TENANT = "*"
@@ -103,6 +104,7 @@ class _Loader:
             graph = None if inner is None else read_graph(inner, self.limits)
         defaults = self._defaults(fields.mapping("defaults", "`defaults`", DEFAULTS_KEYS))
         quotas = self._quotas(fields.mapping("quotas", "`quotas`", None))
+        policy = self._accuracy_policy(fields)
         if name is None:
             return
         if name in self.stated.endpoints or name in self.stated.incomplete_endpoints:
@@ -110,7 +112,7 @@ class _Loader:
         if len(self.problems.found) > before or (task is None and graph is None):
             self.stated.incomplete_endpoints.add(name)
         else:
-            spec = EndpointSpec(name=name, task=task or "", defaults=defaults, quotas=quotas)
+            spec = EndpointSpec(name=name, task=task or "", defaults=defaults, quotas=quotas, accuracy_policy=policy)
             self.stated.endpoints[name] = StatedEndpoint(spec, fields, graph)
 
     def _task_name(self, fields: Fields) -> str | None:
@@ -118,6 +120,19 @@ class _Loader:
             return read_name(fields, "task", self.limits)
         fields.source.add(fields.line, f"{fields.what} needs `task`, or `graph` for several stages")
         return None
+
+    def _accuracy_policy(self, fields: Fields) -> AccuracyPolicy:
+        stated = fields.text("accuracy_policy")
+        found: AccuracyPolicy | None = next((policy for policy in POLICIES if policy == stated), None)
+        if stated is not None and found is None:
+            fields.problem("accuracy_policy", f"unknown accuracy_policy {stated!r}{did_you_mean(stated, POLICIES)}")
+        elif found is not None and found != DECLARED and "graph" in fields:
+            fields.problem(
+                "accuracy_policy",
+                "`accuracy_policy` is for endpoints of a `task`: which stages of a graph run depends on the input, so labels of its answers say "
+                "nothing of its variants; use `headrace measure`",
+            )
+        return DECLARED if found is None else found
 
     def _defaults(self, fields: Fields | None) -> Defaults:
         if fields is None:

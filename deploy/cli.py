@@ -29,6 +29,7 @@ COMMANDS = {
     "canary": "deploy.commands.canary:canary",
     "send": "deploy.commands.requests:send",
     "poll": "deploy.commands.requests:poll",
+    "feedback": "deploy.commands.feedback:feedback",
     "dispatcher": "deploy.commands.dispatcher:dispatcher",
     "worker": "deploy.commands.worker:worker",
     "sink": "deploy.commands.sink:sink",

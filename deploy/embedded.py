@@ -20,6 +20,7 @@ from broker.role import Role
 from broker.sink import Sink
 from broker.store import MemoryStore
 from deploy.catalog_apply import apply_files
+from scaler.accuracy import AccuracyControl
 from scaler.control_loop import ControlLoop
 from scaler.control_loop_feed import LogFeed
 from schemas.errors import ConfigurationError, HeadraceError
@@ -99,6 +100,7 @@ class Embedded(Client):
         roles: list[Role] = [
             planner,
             CanaryControl(log, names, name="planner", leading=lambda: planner.leading, registry=CollectorRegistry()),
+            AccuracyControl(log, names, name="planner", leading=lambda: planner.leading, registry=CollectorRegistry()),
             Sink(log, self._store, names, registry=CollectorRegistry()),
         ]
         models, profiles = ModelRepository(folder / "models"), ProfileStore(folder / "profiles")

@@ -17,7 +17,7 @@ from math import exp, lgamma, log, pi
 _HALVINGS = 60
 
 
-def log_evidence_above(bad: int, count: int, limit: float) -> float:
+def log_evidence_above(bad: float, count: float, limit: float) -> float:
     """Log of the evidence that a share is above `limit`, from `bad` of `count` observations; 0 or less where nothing speaks for it."""
     if count == 0 or bad <= limit * count:
         return 0.0
@@ -55,11 +55,11 @@ def rank_above_quantile(count: int, share: float, alpha: float) -> int | None:
     return 1
 
 
-def _log_mixture(bad: int, count: int) -> float:
+def _log_mixture(bad: float, count: float) -> float:
     return lgamma(bad + 0.5) + lgamma(count - bad + 0.5) - lgamma(count + 1.0) - log(pi)
 
 
-def _log_likelihood(bad: int, count: int, share: float) -> float:
+def _log_likelihood(bad: float, count: float, share: float) -> float:
     if (bad and share <= 0.0) or (bad < count and share >= 1.0):
         return -float("inf")
     return (bad * log(share) if bad else 0.0) + ((count - bad) * log(1.0 - share) if bad < count else 0.0)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from schemas.decoding import strict
+from schemas.feedback import feedback_spec
 from schemas.names import Names, TopicSpec
 
 CANARY_VERSION = 1
@@ -101,28 +102,16 @@ class CanaryStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: int = CANARY_VERSION
 
 
-class Feedback(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer should have been, on {p}.feedback (key: request id): whether it was right, or a label for each row."""
-
-    correct: bool | None = None
-    labels: tuple[int | str, ...] | None = None
-
-
 def canary_topic(names: Names) -> str:
     """Of commands and standings."""
     return f"{names.prefix}.canary"
-
-
-def feedback_topic(names: Names) -> str:
-    """Of labels that came later."""
-    return f"{names.prefix}.feedback"
 
 
 def canary_topics(names: Names, *, record_bytes_max: int = 2 << 20) -> list[TopicSpec]:
     """To create them."""
     common = {"max.message.bytes": str(record_bytes_max)}
     compacted = common | {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"}
-    return [TopicSpec(canary_topic(names), 1, compacted), TopicSpec(feedback_topic(names), 1, common | {"retention.ms": "86400000"})]
+    return [TopicSpec(canary_topic(names), 1, compacted), feedback_spec(names, record_bytes_max=record_bytes_max)]
 
 
 def status_key(endpoint: str, node: str) -> bytes:
@@ -133,7 +122,6 @@ def status_key(endpoint: str, node: str) -> bytes:
 _encode = msgspec.json.Encoder().encode
 _decode_command = strict(msgspec.json.Decoder(CanaryCommand).decode)
 _decode_status = strict(msgspec.json.Decoder(CanaryStatus).decode)
-_decode_feedback = strict(msgspec.json.Decoder(Feedback).decode)
 
 
 def encode_canary(record: CanaryCommand | CanaryStatus) -> bytes:
@@ -149,8 +137,3 @@ def decode_command(value: bytes) -> CanaryCommand:
 def decode_status(value: bytes) -> CanaryStatus:
     """Raises msgspec.DecodeError (ValidationError) for anything else."""
     return _decode_status(value)
-
-
-def decode_feedback(value: bytes) -> Feedback:
-    """Raises msgspec.DecodeError (ValidationError) for anything else."""
-    return _decode_feedback(value)

@@ -7,6 +7,7 @@ import msgspec
 from schemas.control import CONTROL_KEY, CONTROL_KEY_PREFIX, ControlSpec, decode_control
 from schemas.decoding import strict
 from schemas.graph import GraphSpec
+from schemas.learned import DECLARED, LEARNED_KEY, LEARNED_KEY_PREFIX, AccuracyPolicy, Learned, decode_learned
 
 CATALOG_VERSION = 1
 TASK_KEY_PREFIX = "task/"
@@ -74,6 +75,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Counts the graphs that this endpoint has had: running requests finish on theirs."""
     defaults: Defaults = Defaults()
     quotas: dict[str, Quota] = {}
+    accuracy_policy: AccuracyPolicy = DECLARED
+    """What floors are compared with, of an endpoint of one stage: the declared accuracies, or what feedback says of them."""
     version: int = CATALOG_VERSION
 
 
@@ -94,6 +97,7 @@ class Catalog(msgspec.Struct):
     tasks: dict[str, TaskSpec] = {}
     endpoints: dict[str, EndpointSpec] = {}
     control: ControlSpec = ControlSpec()
+    learned: Learned = Learned()
 
     def apply(self, key: bytes, value: bytes | None) -> None:
         """Fold one record of {p}.catalog in; None is a tombstone. Raises msgspec.ValidationError for what is not a catalog record."""
@@ -101,6 +105,9 @@ class Catalog(msgspec.Struct):
         if name.startswith(CONTROL_KEY_PREFIX):
             if key == CONTROL_KEY:
                 self.control = decode_control(value) if value is not None else ControlSpec()
+        elif name.startswith(LEARNED_KEY_PREFIX):
+            if key == LEARNED_KEY:
+                self.learned = decode_learned(value) if value is not None else Learned()
         elif name.startswith(TASK_KEY_PREFIX):
             task_name = name.removeprefix(TASK_KEY_PREFIX)
             if value is None:

@@ -10,8 +10,9 @@ import msgspec
 from graphs.canary import CANDIDATE, HOLD, PROMOTE, ROLLBACK, STABLE, Decision, Judge, first_step
 from graphs.canary_arms import INSIDE, Arms, arms, canaries, with_percent
 from graphs.steps import part
-from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, CanaryStatus, Feedback, JudgeState, Phase, Weighed
+from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, CanaryStatus, JudgeState, Phase, Weighed
 from schemas.catalog import EndpointSpec
+from schemas.feedback import Feedback, Labels, agrees
 from schemas.graph import CanaryNode
 from schemas.terminal import COMPLETED, REJECTED, TerminalHead
 
@@ -19,7 +20,6 @@ ANSWERS_KEPT_MAX = 10_000
 """Answers of each canary that wait for their pair or their label."""
 Key = tuple[str, str]
 """(endpoint, path of the canary node)."""
-Labels = tuple[int | str, ...]
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -48,6 +48,8 @@ class Watch:
         self.answers: OrderedDict[str, tuple[str, Labels]] = OrderedDict()
         """What clients were answered, by request: waits for its label, and for its pair."""
         self.shadows: OrderedDict[str, tuple[str, Labels]] = OrderedDict()
+        self.labelled: set[str] = set()
+        """Of `answers`: the first label counts, as a sequential test takes nothing back."""
         self.reason = ""
         self.unattributed = 0
         """Answers whose path does not tell the arm."""
@@ -71,7 +73,7 @@ class Watch:
         if other is not None and other[0] != arm:
             self.judge.pair(agreed=other[1] == labels)
         while len(mine) > ANSWERS_KEPT_MAX:
-            mine.popitem(last=False)
+            self.labelled.discard(mine.popitem(last=False)[0])
 
 
 class CanaryBook:
@@ -161,10 +163,10 @@ class CanaryBook:
         """What an answer should have been."""
         for _, watch in self._due(place, offset):
             found = watch.answers.get(request_id)
-            if found is None or (feedback.correct is None and feedback.labels is None):
-                continue
-            arm, labels = found
-            watch.judge.label(arm, correct=feedback.labels == labels if feedback.correct is None else feedback.correct)
+            correct = None if found is None else agrees(feedback, found[1])
+            if found is not None and correct is not None and request_id not in watch.labelled:
+                watch.labelled.add(request_id)
+                watch.judge.label(found[0], correct=correct)
 
     def step(self, now_ms: float) -> list[Written]:
         """Carry out commands, and decide on every canary. What it returns counts as written."""

@@ -186,10 +186,10 @@ class DispatcherPolicy:
             return (
                 ("unknown_endpoint", f"the graph of endpoint {entry.endpoint!r} cannot run: {compiled.problem}") if compiled.graph is None else None
             )
-        ladder = self.fleet.ladders.get(endpoint.task)
+        ladder = self.fleet.ladder(endpoint)
         if ladder is None:
             return "unknown_endpoint", f"endpoint {entry.endpoint!r} names task {endpoint.task!r}, which is not in the catalog"
-        entry.task = endpoint.task
+        entry.task = ladder.task
         entry.rung = ladder.rung(entry.floor)
         if entry.rung == len(ladder.keys):
             return "infeasible_accuracy", f"min_accuracy {entry.floor} is above every variant: the best has {ladder.best}"

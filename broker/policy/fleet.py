@@ -8,7 +8,8 @@ from broker.policy.ladder import Ladder
 from broker.policy.lanes import Lane, Order
 from broker.policy.pool import Pool
 from broker.policy.settings import DispatcherSettings
-from schemas.catalog import Catalog
+from schemas.catalog import Catalog, EndpointSpec, TaskSpec
+from schemas.effective import ladder_name, learned_tasks
 from schemas.limits import Limits
 from schemas.plan import Binding, Plan
 from schemas.telemetry import Departed, DispatcherReport, Returned, WorkerReport
@@ -25,6 +26,11 @@ class Fleet:
         self.catalog = Catalog()
         self.ladders: dict[str, Ladder] = {}
         self.graphs = Graphs()
+        self._seen: tuple[dict[str, TaskSpec], dict[str, EndpointSpec]] = ({}, {})
+        self._learned_tasks: dict[str, TaskSpec] = {}
+        """Tasks under learned accuracies, by their ladders' names."""
+        self._learned_ladders: dict[str, TaskSpec] = {}
+        """The same, of endpoints that are no more, too."""
         self.layouts = 0
         """Counts the layouts of pools: with each they are new."""
         self.version = 0
@@ -65,12 +71,27 @@ class Fleet:
 
     def observe_catalog(self, catalog: Catalog) -> list[Entry]:
         """Take over the catalog; returns all that waits, to be judged anew."""
-        self.catalog = catalog
+        learned, seen = learned_tasks(catalog), (dict(catalog.tasks), dict(catalog.endpoints))
+        only_learned = seen == self._seen and catalog.learned != self.catalog.learned
+        self.catalog, self._seen = catalog, seen
+        if only_learned and learned == self._learned_tasks:
+            return []
+        self._learned_tasks = learned
         self.graphs.observe(catalog)
+        self._learned_ladders |= learned
         self.ladders = {name: Ladder(task) for name, task in catalog.tasks.items()} | self.graphs.ladders(catalog)
+        self.ladders |= {name: Ladder(task, name=name) for name, task in self._kept_ladders(catalog).items()}
         self._refresh()
         self._layout, self._layout_due = None, True
         return self.resettle()
+
+    def _kept_ladders(self, catalog: Catalog) -> dict[str, TaskSpec]:
+        """Those of learned accuracies that ever were, while their task is: requests under way may still be on them."""
+        return {name: task for name, task in self._learned_ladders.items() if task.name in catalog.tasks}
+
+    def ladder(self, endpoint: EndpointSpec) -> Ladder | None:
+        """Of an endpoint of one stage, under its accuracy policy."""
+        return self.ladders.get(ladder_name(endpoint.task, endpoint.accuracy_policy))
 
     def observe_plan(self, plan: Plan) -> None:
         """Follow a plan; an older epoch than the one held is ignored."""
@@ -217,7 +238,7 @@ class Fleet:
         if layout == self._layout:
             for pool in self.pools:
                 pool.lanes_changed()
-                pool.shares = self.plan.shares
+                pool.shares = self._shares()
             return []
         self._layout = layout
         self.layouts += 1
@@ -228,8 +249,13 @@ class Fleet:
         self._pool_by_task = {task: pool for pool in self.pools for task in pool.tasks}
         for pool in self.pools:
             pool.share = self.share
-            pool.shares = self.plan.shares
+            pool.shares = self._shares()
         return moved
+
+    def _shares(self) -> dict[str, dict[str, float]]:
+        """The plan's, for the ladders of learned accuracies, too."""
+        shares = self.plan.shares
+        return shares | {name: shares[task.name] for name, task in self._learned_tasks.items() if task.name in shares}
 
     def _components(self) -> dict[frozenset[str], list[Lane]]:
         """Tasks that are connected by lanes hosting more than one of them."""

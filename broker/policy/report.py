@@ -34,10 +34,11 @@ def _by_task(policy: DispatcherPolicy, endpoints: dict[str, EndpointCounts]) -> 
     """Of endpoints of one stage."""
     found: dict[str, dict[str, int]] = {}
     for name, counts in endpoints.items():
-        ladder = policy.fleet.ladders.get(policy.fleet.catalog.endpoints[name].task)
+        endpoint = policy.fleet.catalog.endpoints[name]
+        ladder = policy.fleet.ladder(endpoint)
         if ladder is None:
             continue
-        by_variant = found.setdefault(ladder.task, {})
+        by_variant = found.setdefault(endpoint.task, {})
         for floor, count in counts.arrived.items():
             rung = ladder.rung(float(floor))
             key = ladder.keys[rung] if rung < len(ladder.keys) else BELOW_EVERY_FLOOR

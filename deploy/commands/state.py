@@ -10,6 +10,7 @@ import uvloop
 
 from broker.log import Log
 from deploy.commands.command import Command, Group
+from deploy.commands.learned import alerts, models
 from deploy.commands.output import Output
 from deploy.commands.plan import NO_PLAN, show_plan
 from deploy.configuration import Connection
@@ -32,6 +33,10 @@ def get() -> None:
     headrace get endpoints
     headrace get workers --json
     """
+
+
+get.add_command(models)
+get.add_command(alerts)
 
 
 @get.command(cls=Command)

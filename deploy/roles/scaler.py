@@ -16,6 +16,7 @@ from deploy.configuration import Connection
 from deploy.connections import open_ready_log
 from deploy.roles.together import Together
 from deploy.run_role import OpenRole
+from scaler.accuracy import AccuracyControl
 from scaler.app import FaustFeed
 from scaler.control_loop import ControlLoop
 from scaler.control_loop_settings import LoopSettings
@@ -23,7 +24,7 @@ from scaler.snapshot_recording import SnapshotRecording
 
 
 def scaler_role(connection: Connection, name: str, settings: LoopSettings, record: Path | None = None) -> OpenRole:
-    """Opens the control loop over Faust, which writes its snapshots to the file `record`, and what watches canaries beside it."""
+    """Opens the control loop over Faust, which writes its snapshots to the file `record`, and what watches canaries and accuracies beside it."""
 
     @asynccontextmanager
     async def opened(registry: CollectorRegistry) -> AsyncGenerator[Role]:
@@ -36,8 +37,9 @@ def scaler_role(connection: Connection, name: str, settings: LoopSettings, recor
             if recording is not None:
                 loop.record_to(recording)
             canaries = CanaryControl(log, names, name=name, leading=lambda: loop.leading, registry=registry)
+            accuracy = AccuracyControl(log, names, name=name, leading=lambda: loop.leading, registry=registry)
             try:
-                yield Together((loop, canaries))
+                yield Together((loop, canaries, accuracy))
             finally:
                 if recording is not None:
                     recording.close()

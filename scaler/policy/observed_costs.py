@@ -12,6 +12,8 @@ import msgspec
 from scaler.optimizers.snapshot import Cost, Variant
 from scaler.policy.control_settings import ControlSettings
 from schemas.catalog import Catalog
+from schemas.effective import known as known_accuracy
+from schemas.effective import planned_accuracy
 from schemas.profile import Latency
 from schemas.telemetry import WorkerReport
 
@@ -96,7 +98,11 @@ class ObservedCosts:
                         costs[type_] = cost
             if costs:
                 task = key.partition("/")[0]
-                found.append(Variant(key=key, task=task, accuracy=spec.accuracy, batch_size_max=max(spec.batch_size_max, 1), costs=costs))
+                low = learned.low if (learned := known_accuracy(key, spec, catalog.learned)) is not None else None
+                accuracy = planned_accuracy(key, catalog, spec)
+                found.append(
+                    Variant(key=key, task=task, accuracy=accuracy, accuracy_low=low, batch_size_max=max(spec.batch_size_max, 1), costs=costs)
+                )
         return tuple(found)
 
     def unmeasured(self, catalog: Catalog, types: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -11,8 +11,9 @@ from graphs.canary_arms import arms, canaries, with_percent
 from graphs.compiled import compile_graph
 from graphs.events import Started
 from graphs.run import Run
-from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, CanaryStatus, Feedback, decode_status, encode_canary
+from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, CanaryStatus, decode_status, encode_canary
 from schemas.catalog import EndpointSpec, TaskSpec, VariantSpec
+from schemas.feedback import Feedback
 from schemas.graph import CanaryNode, Case, EnsembleNode, ForEachNode, GraphSpec, Guardrails, ShadowNode, StageNode, SwitchNode
 from schemas.terminal import ErrorDetail, PathStep, TerminalHead
 
@@ -295,7 +296,7 @@ def test_feedback_counts_for_the_arm_that_answered(book):
     for at, (request_id, feedback) in enumerate(said):
         book.feedback("feedback:0", at, request_id, feedback)
     state = book.watches["e", "which"].judge.state
-    assert (state.candidate.labelled, state.candidate.wrong, state.stable.labelled, state.stable.wrong) == (2, 1, 1, 0)
+    assert (state.candidate.labelled, state.candidate.wrong, state.stable.labelled, state.stable.wrong) == (1, 1, 1, 0), "the first word counts"
 
 
 # --- where canaries are, and what tells their arms ---

@@ -8,16 +8,17 @@ import time
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker.canary import CanaryControl, labels_of
+from broker.canary import CanaryControl
 from broker.memory import MemoryLog
 from deploy.canary import canary_standings, change_canary
 from deploy.snapshots import read_catalog, read_topic
-from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, canary_topic, canary_topics, encode_canary, feedback_topic
+from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, canary_topic, canary_topics, encode_canary
 from schemas.catalog import EndpointSpec, catalog_key, encode_catalog
 from schemas.errors import CatalogError
+from schemas.feedback import feedback_topic, labels_of
 from schemas.graph import CanaryNode, GraphSpec, Guardrails, StageNode
 from schemas.names import Names
-from schemas.terminal import JSON_TYPE, MSGPACK_TYPE, OutputTensor, PathStep, Terminal, encode_terminal
+from schemas.terminal import JSON_TYPE, MSGPACK_TYPE, OutputTensor, PathStep, Terminal, decode_terminal, encode_terminal
 
 NAMES = Names("canary-test")
 STAGE = StageNode(task="t", inputs={"image": "request.image"})
@@ -217,7 +218,7 @@ def test_labels_are_argmax_of_scores_or_the_values():
         answer = Terminal(
             id="a", outcome="completed", outputs=[tensor] if tensor else None, path=[], received_ms=0, finished_ms=1, attempts=1, epoch=1, version=1
         )
-        return labels_of(encode_terminal(answer, encoding))
+        return labels_of(decode_terminal(encode_terminal(answer, encoding)))
 
     assert of(OutputTensor("p", [2, 3], "FP32", [0, 1, 0, 5, 2, 3])) == (1, 0)
     assert of(OutputTensor("l", [2], "INT64", [7, 8])) == (7, 8)

@@ -29,10 +29,13 @@ from deploy.configuration import environment_variable, read_configuration
 from deploy.watchdog import LoopWatchdog
 from deploy.yaml_documents import Problems, read_documents
 from graphs.combiners import BUILT_IN
+from scaler.accuracy_metrics import AccuracyMetrics
 from scaler.control_loop_metrics import ControlMetrics
+from schemas.alerts import alerts_spec
 from schemas.canary import canary_topics, decode_command
 from schemas.errors import REQUEST_ERRORS
 from schemas.graph import Guardrails, Node
+from schemas.learned import accuracy_spec
 from schemas.limits import Limits
 from schemas.names import ACCELERATORS, Names
 from schemas.request import Routing, read_routing
@@ -129,7 +132,7 @@ def test_the_tables_are_there() -> None:
         "schemas.work.StagePart",
         "schemas.canary.CanaryCommand",
         "schemas.canary.CanaryStatus",
-        "schemas.canary.Feedback",
+        "schemas.feedback.Feedback",
         "deploy.catalog_graphs.GRAPH_KEYS",
         "deploy.catalog_graphs.GUARDRAIL_KEYS",
         *(f"deploy.catalog_graphs.{kind}_KEYS" for kind in ("STAGE", "SPLITTER", "CANARY", "SHADOW", "ENSEMBLE", "FOR_EACH", "CALL")),
@@ -189,7 +192,10 @@ def test_limits_have_their_values() -> None:
 def test_topics_have_their_partitions_and_settings() -> None:
     ((_, _, rows),) = tables("topics")
     names = Names("{p}")
-    topics = {topic.name: topic for topic in (*names.topics(), *canary_topics(names), names.stage_topic("ENDPOINT", "STAGE"))}
+    topics = {
+        topic.name: topic
+        for topic in (*names.topics(), *canary_topics(names), accuracy_spec(names), alerts_spec(names), names.stage_topic("ENDPOINT", "STAGE"))
+    }
     stated: dict[str, list[str]] = {name: row for row in rows for name in names_in(row[0])}
     assert set(stated) == set(topics)
     for name, row in stated.items():
@@ -208,6 +214,7 @@ def registered() -> dict[str, tuple[Metric, str]]:
         ("sink", SinkMetrics),
         ("scaler", ControlMetrics),
         ("scaler", watch_canaries),
+        ("scaler", AccuracyMetrics),
         ("all", LoopWatchdog),
     )
     for role, build in roles:
@@ -222,7 +229,7 @@ def watch_canaries(registry: CollectorRegistry) -> CanaryControl:
 
 
 def labels_of(registry_name: str) -> tuple[str, ...]:
-    for build in (DispatcherMetrics, WorkerMetrics, SinkMetrics, ControlMetrics, watch_canaries):
+    for build in (DispatcherMetrics, WorkerMetrics, SinkMetrics, ControlMetrics, watch_canaries, AccuracyMetrics):
         registry = CollectorRegistry()
         build(registry)
         for collector in registry._collector_to_names:

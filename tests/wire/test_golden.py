@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from golden_control import CONTROL_KINDS
 from golden_counts import COUNTS
+from golden_feedback import FEEDBACK_KINDS
 from golden_stage import FAILED_STAGE, PART, STAGE
 
 from broker.arrivals import read_entry
@@ -262,9 +263,10 @@ KINDS = [
     Golden("telemetry-departed-v1.json", DEPARTED, decode_telemetry, encode_telemetry),
     Golden("telemetry-returned-v1.json", RETURNED, decode_telemetry, encode_telemetry),
     Golden("catalog-task-v2.json", TASK, decode_task, encode_catalog),
-    Golden("catalog-endpoint-v2.json", ENDPOINT, decode_endpoint, encode_catalog),
+    Golden("catalog-endpoint-v3.json", ENDPOINT, decode_endpoint, encode_catalog),
     Golden("profile-v1.json", PROFILE, msgspec.json.Decoder(Profile).decode, msgspec.json.encode),
     *(Golden(*kind) for kind in CONTROL_KINDS),
+    *(Golden(*kind) for kind in FEEDBACK_KINDS),
 ]
 
 EARLIER = [
@@ -274,6 +276,7 @@ EARLIER = [
     Golden("work-order-v1.msgpack", ORDER, decode_order, encode_order),
     Golden("catalog-task-v1.json", TASK, decode_task, encode_catalog),
     Golden("catalog-endpoint-v1.json", ENDPOINT, decode_endpoint, encode_catalog),
+    Golden("catalog-endpoint-v2.json", ENDPOINT, decode_endpoint, encode_catalog),
 ]
 """As versions before this one wrote them: read for ever, and written no more."""
 
@@ -344,7 +347,7 @@ def test_catalog_keys_are_what_they_were() -> None:
     assert (catalog_key(TASK), catalog_key(ENDPOINT)) == (b"task/fashion", b"fashion")
     catalog = Catalog()
     catalog.apply(b"task/fashion", golden("catalog-task-v2.json"))
-    catalog.apply(b"fashion", golden("catalog-endpoint-v2.json"))
+    catalog.apply(b"fashion", golden("catalog-endpoint-v3.json"))
     assert (catalog.tasks, catalog.endpoints) == ({"fashion": TASK}, {"fashion": ENDPOINT})
 
 

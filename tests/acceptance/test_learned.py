@@ -1,0 +1,109 @@
+"""Learned accuracy on genuine Kafka: a variant that promises more than it keeps is found out by labels, and serves no floor that it misses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from foreign import ForeignClient, image_tensor
+from promises import Kept, check_promises, load_images
+from running_stack import EXAMPLE, RunningStack
+
+RATE_RPS = 400.0
+WAVE = 150
+WAVES_MAX = 12
+MSGPACK = {"content-type": "application/msgpack"}
+FLOOR = 0.9
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, kafka_address: str, redis_url: str, module_prefix: str) -> Iterator[RunningStack]:
+    """One dispatcher and one worker over the session's servers."""
+    folder = tmp_path_factory.mktemp("stack")
+    # Model files lie in the folder of the document that names them.
+    (folder / "models").mkdir()
+    for model in ("linear.onnx", "resnet-int8.onnx"):
+        shutil.copy(EXAMPLE / "models" / model, folder / "models")
+    file = shutil.copy(Path(__file__).parent / "learned.yaml", folder)
+    made = RunningStack(folder, module_prefix)
+    with made.up("--kafka", kafka_address, "--redis", redis_url, "--workers", "cpu=1", str(file)):
+        yield made
+
+
+class Shop:
+    """Asks about labelled images, and says later what they were."""
+
+    def __init__(self, stack: RunningStack, client: ForeignClient) -> None:
+        self._stack, self._client = stack, client
+        self._images, self._labels = load_images()
+        self._asked = 0
+        self.labels: dict[str, int] = {}
+
+    def ask(self, name: str, count: int, *, endpoint: str = "garment", floor: float = FLOOR) -> Kept:
+        due_s, floors = time.monotonic(), {}
+        for _ in range(count):
+            at, request_id = self._asked % len(self._images), f"{name}-{self._asked}"
+            image = self._images[at][None]
+            tensor = image_tensor(image, data=image.tobytes())
+            body = {"endpoint": endpoint, "min_accuracy": floor, "timeout_ms": 20_000, "inputs": [tensor]}
+            self._client.publish(request_id, msgspec.msgpack.encode(body), headers=MSGPACK)
+            self._asked += 1
+            self.labels[request_id], floors[request_id] = int(self._labels[at]), floor
+            due_s += 1 / RATE_RPS
+            time.sleep(max(due_s - time.monotonic(), 0.0))
+        self._client.flush()
+        return check_promises(self._client, floors, within_s=60)
+
+    def tell(self, ids: Any) -> None:
+        lines = [json.dumps({"id": request_id, "label": self.labels[request_id]}) for request_id in ids]
+        file = self._stack.folder / "labels.jsonl"
+        file.write_text("\n".join(lines))
+        assert self._stack.headrace("feedback", str(file))["written"] == len(lines)
+
+
+def variants(kept: Kept) -> Counter[str]:
+    return Counter(answer["path"][0]["variant"] for answer in kept.completed.values())
+
+
+def models(stack: RunningStack) -> dict[str, dict[str, Any]]:
+    return {model["variant"]: model for model in stack.headrace("get", "models")["models"]}
+
+
+def test_a_variant_that_boasts_is_found_out_and_serves_its_floor_no_more(stack: RunningStack, client: ForeignClient, record_property: Any) -> None:
+    shop = Shop(stack, client)
+    waves: list[Counter[str]] = []
+    while len(waves) < WAVES_MAX and (not waves or waves[-1]["garment/boaster"]):
+        kept = shop.ask(f"wave{len(waves)}", WAVE)
+        assert len(kept.completed) == WAVE, kept.outcomes
+        waves.append(variants(kept))
+        shop.tell(kept.completed)
+    record_property("labels until it was found out", WAVE * (len(waves) - 1))
+    assert waves[0] == {"garment/boaster": WAVE}, "it promises most and costs least"
+    assert waves[-1] == {"garment/honest": WAVE}, waves
+    # What it really has, out of 2,000 images: 0.8455.
+    boaster = models(stack)["garment/boaster"]
+    assert boaster["declared"] == 0.935
+    assert boaster["learned"]["flagged"]
+    assert boaster["learned"]["low"] < 0.8455 < boaster["learned"]["high"] < FLOOR
+    assert boaster["goes_by"]["believer"] == 0.935
+    assert boaster["goes_by"]["garment"] == boaster["learned"]["in_force"]["accuracy"] < FLOOR
+    alerts = stack.headrace("get", "alerts")["alerts"]
+    assert {alert["endpoint"] for alert in alerts if alert["variant"] == "garment/boaster"} == {"garment", "believer"}
+    assert stack.headrace("get", "alerts", "--endpoint", "nobody")["count"] == 0
+
+    believed = shop.ask("declared", 30, endpoint="believer")
+    assert variants(believed) == {"garment/boaster": 30}, "an endpoint that goes by what is declared goes on"
+    cheap = shop.ask("cheap", 30, floor=0.8)
+    assert len(cheap.completed) == 30
+    said = {answer["accuracy"] for answer in cheap.completed.values() if answer["path"][0]["variant"] == "garment/boaster"}
+    assert all(abs(accuracy - 0.8455) < 0.06 for accuracy in said), "it is still good for floors that it meets, and claims no more"
+    (refused,) = shop.ask("above", 1, floor=0.934).first.values()
+    assert refused["error"]["code"] == "infeasible_accuracy"
