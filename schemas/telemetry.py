@@ -26,6 +26,19 @@ class HostedVariant(msgspec.Struct, frozen=True, kw_only=True):
     computed_rows: Count = 0
 
 
+class BoardState(msgspec.Struct, frozen=True, kw_only=True):
+    """How an FPGA board is."""
+
+    overlay: str = ""
+    """SHA-256 of the bitfile that is on it; empty: none."""
+    clock_mhz: float = 0.0
+    """Of its fabric, as the board says."""
+    temperature_celsius: float = 0.0
+    """0 where there is no sensor."""
+    reconfiguration_ms: float = 0.0
+    """What the last change of overlays took."""
+
+
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="worker"):
     """Sent each second and at each change of state; `incarnation` grows with every start of the process."""
 
@@ -51,6 +64,10 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     memory_bytes_max: Count = 0
     """Device or cgroup memory; 0 where it cannot be told."""
     threads: int = 1
+    reason: str = ""
+    """Why its device cannot be used now; empty while it can."""
+    board: BoardState | None = None
+    """Of a worker that drives one."""
     version: int = TELEMETRY_VERSION
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.catalog import VariantSpec
+from schemas.telemetry import BoardState
 
 Tensors = Mapping[str, NDArray[np.generic] | NDArray[np.object_]]
 """By name. BYTES tensors are object arrays of `bytes`; FP16 is float16. The first axis counts rows."""
@@ -66,6 +67,19 @@ class Backend(Protocol):
 
     def unload(self, key: str) -> None:
         """Free the variant; unknown keys are no error."""
+        ...
+
+
+@runtime_checkable
+class DrivesBoard(Protocol):
+    """What a backend may have beside: a board to tell of, whose clock can be set. Both return at once, on any thread."""
+
+    def board_state(self) -> BoardState:
+        """As it was seen last."""
+        ...
+
+    def set_clock(self, clock_mhz: float | None) -> None:
+        """From the next batch on; None: as the variant's design says, which is also the most."""
         ...
 
 

@@ -14,7 +14,7 @@ from schemas.names import Names
 from schemas.telemetry import Returned, WorkerReport
 from schemas.terminal import OUTCOMES
 from workers.answers import Answers
-from workers.backend import Backend, Device
+from workers.backend import Backend, Device, DrivesBoard
 from workers.control import Directions
 from workers.device_thread import DeviceThread
 from workers.host import host_name
@@ -227,6 +227,8 @@ class Worker:
         if binding is not None and binding.accelerator != self._settings.accelerator:
             logger.warning("the plan binds this worker to another class", accelerator=binding.accelerator, epoch=plan.epoch)
             binding = None
+        if isinstance(self._backend, DrivesBoard):
+            self._backend.set_clock(binding.clock_mhz if binding else None)
         specs = self._directions.catalog.variants()
         wanted = wanted_by(binding, specs, lambda variant, spec: self._memory_bytes(variant, spec.sha256, binding.threads if binding else 1))
         self._lanes.want(binding.lane if binding else None)
@@ -314,5 +316,7 @@ class Worker:
                 memory_bytes=sum(shown.memory_bytes for shown in variants.values()),
                 memory_bytes_max=device.memory_bytes_max,
                 threads=self._settings.threads,
+                reason=serving.away,
+                board=self._backend.board_state() if isinstance(self._backend, DrivesBoard) else None,
             )
         )

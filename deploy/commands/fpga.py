@@ -142,9 +142,7 @@ def board(connection: Connection, output: Output, address: str, cache: Path, rea
     """
     del connection, output
     settings = {"address": address, "cache_folder": str(cache / "rtl"), "ready_file": str(ready_file or ""), "board": options}
-    argv = [sys.executable, "-m", "workers.fpga.emulator.server", msgspec.json.encode(settings).decode()]
-    # One thread: a pool that wakes up for each batch costs more than it gives.
-    os.putenv("OPENBLAS_NUM_THREADS", "1")
+    argv = [sys.executable, "-m", "workers.fpga.emulator", msgspec.json.encode(settings).decode()]
     # In this process's place: who ends or freezes it means the board.
     os.execv(sys.executable, argv)  # noqa: S606 - this interpreter, and no shell
 

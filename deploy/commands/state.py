@@ -116,7 +116,18 @@ def workers(connection: Connection, output: Output) -> None:
 def _worker_row(worker: WorkerReport) -> tuple[object, ...]:
     hosted = ", ".join(f"{key} ({variant.reason or variant.state})" for key, variant in worker.variants.items())
     memory = round(worker.memory_bytes / MEGABYTE)
-    return worker.worker, worker.accelerator, worker.device, worker.state, worker.lane, worker.waiting_rows, memory, hosted
+    state = f"{worker.state}: {worker.reason}" if worker.reason else worker.state
+    return worker.worker, worker.accelerator, _device(worker), state, worker.lane, worker.waiting_rows, memory, hosted
+
+
+def _device(worker: WorkerReport) -> str:
+    """Of a board, also what is on it, and how it is."""
+    board = worker.board
+    if board is None:
+        return worker.device
+    overlay = f"overlay {board.overlay[:12]} at {board.clock_mhz:.4g} MHz" if board.overlay else "no overlay"
+    warmth = f", {board.temperature_celsius:.3g} °C" if board.temperature_celsius else ""
+    return f"{worker.device}, {overlay}{warmth}"
 
 
 @get.command(cls=Command)

@@ -17,11 +17,14 @@ from workers.backend import BackendOptions
 from workers.backend_contract import ContractCase
 from workers.fpga.backend import FpgaBackend
 from workers.fpga.building import BuildOptions, build_package
+from workers.fpga.emulator.faults import Fault, encode_fault
+from workers.fpga.emulator.files import FAULT_FILE
 from workers.fpga.manifest import TensorLayout, sink_spec, source_spec
 from workers.fpga.network import Layer, Network
 from workers.fpga.package_file import variant_model
 
 ROOT = Path(__file__).parents[2]
+FASHION_PACKAGE = ROOT / "examples" / "fashion" / "fpga" / "mlp128-int8.fpga.onnx"
 
 
 def random_network(sizes, seed=0, *, shift=6, **more):
@@ -91,8 +94,7 @@ class BoardProcess:
         self.start()
 
     def start(self):
-        argv = [sys.executable, "-m", "workers.fpga.emulator.server", self._settings, str(os.getpid())]
-        os.putenv("OPENBLAS_NUM_THREADS", "1")
+        argv = [sys.executable, "-m", "workers.fpga.emulator", self._settings, str(os.getpid())]
         self.process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
         assert "listens" in line, line
@@ -104,3 +106,10 @@ class BoardProcess:
         self.process.kill()
         self.process.wait(10)
         self.process.stdout.close()
+
+
+def inject(address, **fault):
+    """Make something go wrong with the board there."""
+    from pynq.pl_server.remote_device import RemoteDevice
+
+    RemoteDevice(0, address).write_file(FAULT_FILE, encode_fault(Fault(**fault)))

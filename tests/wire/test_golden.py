@@ -17,6 +17,7 @@ from golden_control import CONTROL_KINDS
 from golden_counts import COUNTS
 from golden_feedback import FEEDBACK_KINDS
 from golden_stage import FAILED_STAGE, PART, STAGE
+from golden_workers import BOARD_WORKER, WORKER
 
 from broker.arrivals import read_entry
 from broker.messages import answer_message, dead_letter_message, work_message
@@ -44,9 +45,7 @@ from schemas.stage import decode_stage, encode_stage
 from schemas.telemetry import (
     Departed,
     DispatcherReport,
-    HostedVariant,
     Returned,
-    WorkerReport,
     decode_telemetry,
     encode_telemetry,
 )
@@ -142,29 +141,6 @@ EXPIRED = Terminal(
     epoch=7,
     version=1,
 )
-WORKER = WorkerReport(
-    worker="worker-cpu-0",
-    incarnation=1_700_000_000_000,
-    accelerator="cpu",
-    device="CPU",
-    host="box",
-    at_ms=1_700_000_001_000,
-    lane=0,
-    state="ready",
-    epoch=7,
-    credits=128,
-    batch_size_max=32,
-    variants={
-        "fashion/cnn": HostedVariant(
-            state="ready", latency={1: Latency(0.08, 0.1, 50), 32: Latency(2.0, 2.5, 40)}, load_ms=12.5, memory_bytes=4_096, computed_rows=9
-        ),
-        "fashion/wide": HostedVariant(state="failed", reason="wrong hash"),
-    },
-    waiting_rows=3,
-    memory_bytes=1_000,
-    memory_bytes_max=2_000,
-    threads=2,
-)
 DISPATCHER = DispatcherReport(
     dispatcher="dispatcher-0",
     incarnation=1_700_000_000_000,
@@ -257,7 +233,8 @@ KINDS = [
     Golden("terminal-completed-v1.msgpack", completed(bytes([9, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0])), decode_terminal, _as_msgpack),
     Golden("terminal-rejected-v1.json", REJECTED, decode_terminal, _as_json),
     Golden("terminal-expired-v1.msgpack", EXPIRED, decode_terminal, _as_msgpack),
-    Golden("telemetry-worker-v1.json", WORKER, decode_telemetry, encode_telemetry),
+    Golden("telemetry-worker-v2.json", WORKER, decode_telemetry, encode_telemetry),
+    Golden("telemetry-worker-board-v2.json", BOARD_WORKER, decode_telemetry, encode_telemetry),
     Golden("telemetry-dispatcher-v3.json", DISPATCHER, decode_telemetry, encode_telemetry),
     Golden("telemetry-dispatcher-endpoints-v3.json", DISPATCHER_OF_ENDPOINTS, decode_telemetry, encode_telemetry),
     Golden("telemetry-departed-v1.json", DEPARTED, decode_telemetry, encode_telemetry),
@@ -270,6 +247,7 @@ KINDS = [
 ]
 
 EARLIER = [
+    Golden("telemetry-worker-v1.json", WORKER, decode_telemetry, encode_telemetry),
     Golden("telemetry-dispatcher-v1.json", DISPATCHER, decode_telemetry, encode_telemetry),
     Golden("telemetry-dispatcher-v2.json", DISPATCHER, decode_telemetry, encode_telemetry),
     Golden("plan-v1.json", msgspec.structs.replace(PLAN, version=1), decode_plan, encode_plan),

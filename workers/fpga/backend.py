@@ -13,6 +13,7 @@ import structlog
 
 from schemas.catalog import VariantSpec
 from schemas.errors import DeviceUnavailable, ModelRefused
+from schemas.telemetry import BoardState
 from workers.backend import BackendOptions, Device, Loaded, Tensors
 from workers.feeds import Feeds
 from workers.fpga import board_messages as say
@@ -29,6 +30,8 @@ logger = structlog.get_logger()
 LOAD_MS_MAX = 110_000.0
 MARGIN_MS = 250.0
 """Beyond the accelerator's own deadline: for getting tensors to the board and back."""
+SWITCH_FACTOR, SWITCH_MS_FLOOR = 4.0, 2_000.0
+"""A change of overlays has so many times what the last one took, and this beside it."""
 LOOK_EARLY = 0.85
 """The first look at the board comes at this part of what a batch is expected to take."""
 
@@ -53,6 +56,8 @@ class FpgaBackend:
         order = say.Open(target=self._choice.target, board=self._choice.settings, cache_folder=str(self._folder.parent / "rtl"))
         self._keeper = BoardKeeper(order, self._folder)
         self._variants: dict[str, _Variant] = {}
+        self._state = BoardState()
+        self._clock_mhz = 0.0
 
     def describe(self) -> Device:
         """Raises DeviceUnavailable (BoardLost) while the board is away; a board that came back has its variants again before this returns."""
@@ -104,9 +109,10 @@ class FpgaBackend:
         source.pack(array, process.source[: rows * source.row_bytes].reshape(rows, source.row_bytes))
         deadline_ms = variant.latency.deadline_ms(rows)
         expected_ms = LOOK_EARLY * (variant.latency.expected_ms(rows) or 0.0)
-        order = say.Run(key=key, rows=rows, expected_ms=expected_ms, deadline_ms=deadline_ms, twice=self._choice.twice)
+        order = say.Run(key=key, rows=rows, expected_ms=expected_ms, deadline_ms=deadline_ms, twice=self._choice.twice, clock_mhz=self._clock_mhz)
         ran = self._ask(order, (2 if self._choice.twice else 1) * deadline_ms + MARGIN_MS + self._switch_ms(variant))
         assert isinstance(ran, say.Ran)
+        self._seen(variant, ran.clock_mhz, ran.switched_ms, ran.temperature_celsius)
         variant.latency.observe(rows, ran.accelerator_ms, looks=ran.polls)
         values = sink.unpack(process.sink[: rows * sink.row_bytes].reshape(rows, sink.row_bytes))
         return {variant.manifest.sink.name: variant.manifest.post.apply(values)}
@@ -123,6 +129,14 @@ class FpgaBackend:
         assert isinstance(told, say.Told)
         return told
 
+    def board_state(self) -> BoardState:
+        """As of the last batch or load."""
+        return self._state
+
+    def set_clock(self, clock_mhz: float | None) -> None:
+        """From the next batch on; not above what a variant's design says."""
+        self._clock_mhz = clock_mhz or 0.0
+
     @property
     def away(self) -> str:
         """Why the board cannot be used now; empty while it can."""
@@ -133,9 +147,18 @@ class FpgaBackend:
         self._keeper.close()
 
     def _switch_ms(self, variant: _Variant) -> float:
-        """With several overlays, each batch may need another one than the last."""
-        bitfiles = {other.order.bitfile for other in self._variants.values()} | {variant.order.bitfile}
-        return LOAD_MS_MAX if len(bitfiles) > 1 else 0.0
+        """Where another overlay was used last, this one comes first: as long as such changes took, with room to spare."""
+        if self._state.overlay == variant.manifest.bitfile_sha256:
+            return 0.0
+        return SWITCH_MS_FLOOR + SWITCH_FACTOR * self._state.reconfiguration_ms
+
+    def _seen(self, variant: _Variant, clock_mhz: float, switched_ms: float, temperature_celsius: float) -> None:
+        self._state = BoardState(
+            overlay=variant.manifest.bitfile_sha256,
+            clock_mhz=round(clock_mhz, 3),
+            temperature_celsius=temperature_celsius,
+            reconfiguration_ms=round(switched_ms or self._state.reconfiguration_ms, 1),
+        )
 
     def _place(self, variant: _Variant) -> say.Loaded:
         """Bring it onto the board. Raises ModelRefused, BoardLost."""
@@ -144,6 +167,7 @@ class FpgaBackend:
         reply = self._ask(variant.order, LOAD_MS_MAX)
         assert isinstance(reply, say.Loaded)
         variant.generation = generation
+        self._seen(variant, reply.clock_mhz, reply.reconfigured_ms, self._state.temperature_celsius)
         return reply
 
     def _ask(self, request: say.Request, timeout_ms: float) -> say.Reply:

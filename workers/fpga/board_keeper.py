@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -14,13 +15,16 @@ import structlog
 from schemas.errors import DeviceUnavailable
 from workers.fpga import board_messages as say
 from workers.fpga.board_process import BoardProcess
+from workers.fpga.boards import EMULATED
 from workers.fpga.errors import BoardLost
 from workers.fpga.pynq_copy import link_pynq
 
 logger = structlog.get_logger()
 OPEN_MS_MAX = 30_000.0
-BACK_OFF_S_MIN, BACK_OFF_S_MAX = 0.2, 3.0
+BACK_OFF_S_MIN, BACK_OFF_S_MAX = 0.2, 2.0
 LOCK_FOLDER = "headrace-boards"
+PORT, KNOCK_S_MAX = 7967, 2.0
+"""PYNQ.remote's."""
 
 
 class BoardKeeper:
@@ -44,7 +48,8 @@ class BoardKeeper:
             if self._opened is not None:
                 return self._opened
         self._take_lock()
-        self._start_once()
+        self._reach()
+        self._start(self._process_of_its_own())
         assert self._opened is not None
         return self._opened
 
@@ -86,20 +91,41 @@ class BoardKeeper:
             self._board_lock = None
 
     def _reopen(self) -> None:
-        pause_s = BACK_OFF_S_MIN
+        pause_s, process = BACK_OFF_S_MIN, None
         while not self._closed.wait(pause_s):
             try:
-                self._start_once()
+                # It imports pynq, which takes a second, while the board may still be away.
+                process = process or self._process_of_its_own()
+                self._reach()
+                opening, process = process, None
+                self._start(opening)
             except DeviceUnavailable as error:
-                self._reason = str(error)
-                pause_s = min(pause_s * 2, BACK_OFF_S_MAX)
-                logger.info("board still away", target=self._order.target or "here", reason=self._reason, next_try_s=pause_s)
+                # A knock at the door is cheap; a process that opens the board in vain is not.
+                pause_s = min(pause_s * 2, BACK_OFF_S_MAX) if process is None else BACK_OFF_S_MIN
+                if self._reason != str(error):
+                    self._reason = str(error)
+                    logger.info("board still away", target=self._order.target or "here", reason=self._reason, next_try_s=pause_s)
             else:
                 logger.info("board back", target=self._order.target or "here")
                 return
+        if process is not None:
+            process.end()
 
-    def _start_once(self) -> None:
-        process = BoardProcess(link_pynq(self._folder / "pynq"))
+    def _process_of_its_own(self) -> BoardProcess:
+        return BoardProcess(link_pynq(self._folder / "pynq"))
+
+    def _reach(self) -> None:
+        """Knock: pynq waits seconds for a board that is not there. Raises DeviceUnavailable."""
+        target = self._order.target
+        if target in ("", EMULATED):
+            return
+        host, _, port = target.partition(":")
+        try:
+            socket.create_connection((host, int(port or PORT)), KNOCK_S_MAX).close()
+        except (OSError, ValueError) as error:
+            raise DeviceUnavailable(f"no board answers at {host}, port {port or PORT} ({error})") from None
+
+    def _start(self, process: BoardProcess) -> None:
         opened = process.ask(self._order, OPEN_MS_MAX)
         if not isinstance(opened, say.Opened):
             process.end()
@@ -117,7 +143,7 @@ class BoardKeeper:
 
     def _take_lock(self) -> None:
         """One worker to a board: a lock of this machine, which the kernel gives back however the worker ends."""
-        if self._order.target == "emulated" or self._board_lock is not None:
+        if self._order.target == EMULATED or self._board_lock is not None:
             return  # an emulated board of this process is nobody else's
         folder = Path(tempfile.gettempdir()) / LOCK_FOLDER
         name = (self._order.target or "here").replace("/", "_")

@@ -75,6 +75,8 @@ class Run(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """What it is thought to take: no look at the board before that."""
     deadline_ms: float
     """From when it started, for the accelerator alone; beyond that it hangs."""
+    clock_mhz: float = 0.0
+    """The plan's wish; 0: as the design says, which is also the most."""
     twice: bool = False
     """Compute it again and compare: for boards that are suspected of wrong results."""
 
@@ -84,6 +86,9 @@ class Ran(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
     accelerator_ms: float
     polls: int
+    clock_mhz: float
+    temperature_celsius: float
+    """As it was a few seconds ago at most; 0: there is no sensor."""
     switched_ms: float = 0.0
     """What the change to this overlay took, where another one was loaded."""
 

@@ -10,6 +10,7 @@ deadline, and calls that never return are ended by the worker, with the process.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from workers.fpga.telling import BOARD_FILE, TEMPERATURE_FILES, BoardNote, celsi
 EMULATED = "emulated"
 CLOCK_TOLERANCE = 0.02
 CLOCK_TRIES = 5
+TEMPERATURE_S = 5.0
 
 
 class NotPossible(Exception):
@@ -57,7 +59,9 @@ class Session:
         self._overlay: Any = None
         self._active: say.Load | None = None
         self._dma: Dma | None = None
-        self._clock_mhz = 0.0
+        self._clock_mhz, self._clock_wanted_mhz = 0.0, 0.0
+        self._temperature_celsius = 0.0
+        threading.Thread(target=self._watch_temperature, name="temperature", daemon=True).start()
 
     def opened(self) -> say.Opened:
         note = self._note
@@ -95,7 +99,7 @@ class Session:
         variant = self._variants.get(order.key)
         if variant is None:
             raise NotPossible(f"{order.key} is not loaded")
-        switched_ms = self._switch(variant.load)
+        switched_ms = self._switch(variant.load, order.clock_mhz)
         load, rows = variant.load, order.rows
         source_bytes, sink_bytes = rows * load.source_row_bytes, rows * load.sink_row_bytes
         part = variant.source[:rows]
@@ -107,7 +111,13 @@ class Session:
             self._compute(variant, order, (source_bytes, sink_bytes))
             if not np.array_equal(self._sink_area[:sink_bytes], variant.sink[:rows].reshape(-1)):
                 raise Hung("the same rows gave other results the second time: neither can be trusted")
-        return say.Ran(accelerator_ms=accelerator_ms, polls=polls, switched_ms=switched_ms)
+        return say.Ran(
+            accelerator_ms=accelerator_ms,
+            polls=polls,
+            switched_ms=switched_ms,
+            clock_mhz=self._clock_mhz,
+            temperature_celsius=self._temperature_celsius,
+        )
 
     def _compute(self, variant: _Variant, order: say.Run, sizes: tuple[int, int]) -> tuple[float, int]:
         """What lies in the board's input buffer into its output buffer, and that into view; milliseconds, and looks at the board."""
@@ -122,12 +132,21 @@ class Session:
         return accelerator_ms, polls
 
     def tell(self) -> say.Told:
-        temperature = 0.0
-        with contextlib.suppress(OSError, ValueError, FileNotFoundError):
-            raw, offset, scale = (self._read_file(path) for path in TEMPERATURE_FILES)
-            temperature = celsius(raw, offset, scale)
         bitfile = Path(self._active.bitfile).stem if self._active else ""
-        return say.Told(clock_mhz=self._clock_mhz, temperature_celsius=temperature, bitfile=bitfile)
+        return say.Told(clock_mhz=self._clock_mhz, temperature_celsius=self._read_temperature(), bitfile=bitfile)
+
+    def _read_temperature(self) -> float:
+        with contextlib.suppress(OSError, ValueError):
+            raw, offset, scale = (self._read_file(path) for path in TEMPERATURE_FILES)
+            return celsius(raw, offset, scale)
+        return 0.0
+
+    def _watch_temperature(self) -> None:
+        """Beside the batches: a sensor is six round trips through PYNQ.remote. Ends where the board is lost, as the process then does."""
+        waiting = threading.Event()
+        while celsius_now := self._read_temperature():
+            self._temperature_celsius = celsius_now
+            waiting.wait(TEMPERATURE_S)
 
     def _wait(self, order: say.Run, started_s: float) -> int:
         """Looks first when the result is expected, and then ever less often. The number of looks."""
@@ -148,14 +167,14 @@ class Session:
             polls += 1
         return polls
 
-    def _switch(self, load: say.Load) -> float:
-        """Bring this overlay onto the board, where another one is; milliseconds."""
-        active = self._active
+    def _switch(self, load: say.Load, clock_mhz: float = 0.0) -> float:
+        """Bring this overlay onto the board, where another one is, and set the clock; milliseconds."""
+        active, clock_mhz = self._active, min(clock_mhz or load.clock_mhz, load.clock_mhz)
         if active is not None and (active.bitfile, active.weights) == (load.bitfile, load.weights):
-            self._set_clock(load.clock_mhz)
+            self._set_clock(clock_mhz)
             return 0.0
         started_s = time.perf_counter()
-        self._active, self._dma = None, None
+        self._active, self._dma, self._clock_wanted_mhz = None, None, 0.0
         try:
             self._overlay = pynq.Overlay(load.bitfile, device=self._device)
         except (ValueError, SyntaxError, KeyError) as error:
@@ -163,7 +182,7 @@ class Session:
         for name in (*load.ips.values(), *(ip for ip, _ in load.weights)):
             if name not in self._overlay.ip_dict:
                 raise NotPossible(f"IP {name!r} is not in the overlay, which has {', '.join(sorted(self._overlay.ip_dict))}")
-        self._set_clock(load.clock_mhz)
+        self._set_clock(clock_mhz)
         self._write_weights(load)
         ips = {role: getattr(self._overlay, name) for role, name in load.ips.items()}
         self._dma = StreamDma(ips["dma"], ips["accelerator"]) if load.flow == AXI_DMA else FinnDma(ips["idma"], ips["odma"])
@@ -172,7 +191,7 @@ class Session:
 
     def _set_clock(self, wanted_mhz: float) -> None:
         """The fabric's clock, as near as the dividers allow; a look at it costs round trips, so that it is set when it changes."""
-        if self._active is not None and self._active.clock_mhz == wanted_mhz and self._clock_mhz:
+        if self._clock_wanted_mhz == wanted_mhz:
             return
         aim_mhz = wanted_mhz
         for _ in range(CLOCK_TRIES):
@@ -180,6 +199,7 @@ class Session:
             self._clock_mhz = float(pynq.Clocks.fclk0_mhz)
             # The nearest that the dividers give may be faster than the design can run.
             if self._clock_mhz <= wanted_mhz * (1 + CLOCK_TOLERANCE):
+                self._clock_wanted_mhz = wanted_mhz
                 return
             aim_mhz *= 0.93
         raise NotPossible(f"the clock would run at {self._clock_mhz} MHz, the design is for {wanted_mhz}")

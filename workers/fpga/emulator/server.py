@@ -1,7 +1,7 @@
 # pyright: reportMissingImports=false, reportMissingModuleSource=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportUntypedBaseClass=false, reportMissingParameterType=false, reportUnknownLambdaType=false
 # (grpc and pynq's messages carry no types, and are installed in an environment of their own)
-"""The emulated board as a PYNQ.remote server in a process of its own: `python -m workers.fpga.emulator.server SETTINGS`, the settings as JSON.
+"""The emulated board as a PYNQ.remote server in a process of its own: `python -m workers.fpga.emulator SETTINGS`, the settings as JSON.
 
 The services are those that boards run: files, memory-mapped registers, buffers. No interrupts, no deadlines, and objects that a reboot forgets.
 """
@@ -260,7 +260,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         waiting.wait(0.5)
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
