@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from broker.log import Log, TopicPartition
+from broker.log import Log, TopicPartition, Writer
 from deploy.bench.exchange import Exchange, exchange
 from deploy.bench.harness import BenchmarkFailed, Crew, Harness
 from deploy.bench.prefilled import written
@@ -32,8 +32,10 @@ Report = WorkerReport | DispatcherReport
 class Stack:
     """What runs, and how to ask it."""
 
-    def __init__(self, harness: Harness, crew: Crew, opened: Exchange, ladder: Ladder) -> None:
+    def __init__(self, harness: Harness, crew: Crew, opened: Exchange, ladder: Ladder, plans: Writer) -> None:
+        """`plans`: a writer that stays open, as a scaler's does."""
         self.harness, self.crew, self.opened, self.ladder = harness, crew, opened, ladder
+        self._plans = plans
         self.photos = Photos(ladder.photos)
         self.epoch = 0
         """Of the last plan written by hand."""
@@ -51,7 +53,7 @@ class Stack:
     async def direct(self, hosted: Mapping[str, Sequence[str]]) -> float:
         """Write the next plan: variant keys by worker. Returns when (Unix ms)."""
         self.epoch += 1
-        return await write_plan(self.harness.log, self.names, plan_of(hosted, self.epoch))
+        return await write_plan(self._plans, self.names, plan_of(hosted, self.epoch))
 
 
 def plan_of(hosted: Mapping[str, Sequence[str]], epoch: int) -> Plan:
@@ -63,11 +65,10 @@ def plan_of(hosted: Mapping[str, Sequence[str]], epoch: int) -> Plan:
     return Plan(epoch=epoch, bindings=bindings, planner="bench", reason="written by hand", made_ms=int(time.time() * 1000))
 
 
-async def write_plan(log: Log, names: Names, plan: Plan) -> float:
+async def write_plan(writer: Writer, names: Names, plan: Plan) -> float:
     """Returns when it began to be written (Unix ms)."""
-    async with written(log) as writer:
-        began_ms = time.time() * 1000
-        await writer.write(names.plan, 0, [(PLAN_KEY, encode_plan(plan), ())])
+    began_ms = time.time() * 1000
+    await writer.write(names.plan, 0, [(PLAN_KEY, encode_plan(plan), ())])
     return began_ms
 
 
@@ -94,7 +95,8 @@ async def directed(harness: Harness, ladder: Ladder, hosted: Mapping[str, Sequen
     """Without a scaler: the plan says what `hosted` does, until `Stack.direct` says otherwise."""
 
     async def begin(crew: Crew) -> None:
-        await write_plan(harness.log, crew.names, plan_of(hosted, 1))
+        async with written(harness.log) as writer:
+            await write_plan(writer, crew.names, plan_of(hosted, 1))
 
     async with _stack(harness, ladder, begin, tuple(hosted), "8GiB") as stack:
         stack.epoch = 1
@@ -114,8 +116,8 @@ async def _stack(
             options = ("--accelerator", "cpu", "--threads", "1", "--memory-max", memory_max, *where)
             await crew.role("worker", worker, *options, ready_when="running")
         await crew.role("dispatcher", "dispatcher")
-        async with exchange(harness.log, crew.names) as opened:
-            stack = Stack(harness, crew, opened, ladder)
+        async with exchange(harness.log, crew.names) as opened, written(harness.log) as plans:
+            stack = Stack(harness, crew, opened, ladder, plans)
             await _warm_up(stack)
             yield stack
 
