@@ -12,7 +12,7 @@ from schemas.names import Names
 from schemas.plan import PLAN_KEY, Plan, decode_plan, encode_plan
 
 logger = structlog.get_logger()
-FETCH_WAIT_MS = 500
+FETCH_WAIT_MS = 2_000
 """Control records are rare: a long wait at the broker costs little, and ends as soon as one is there."""
 READ_MS = 100
 CATCH_UP_READS = 200
@@ -24,6 +24,8 @@ class ControlState:
     def __init__(self, log: Log, names: Names, writer: Writer, *, name: str) -> None:
         self._names, self._writer = names, writer
         self._reader = log.reader(f"{name}-state", fetch_wait_ms=FETCH_WAIT_MS)
+        self._ends = log.reader(f"{name}-ends")
+        """Fetches nothing, so that its questions do not stand behind a long wait: a plan would be written so much later."""
         self._partitions = [TopicPartition(names.catalog, 0), TopicPartition(names.plan, 0)]
         self.catalog = Catalog()
         self.catalog_version = 0
@@ -36,16 +38,18 @@ class ControlState:
     async def start(self) -> None:
         """Read both to their present ends. Raises LogUnavailable."""
         await self._reader.start()
+        await self._ends.start()
         await self._reader.assign(dict.fromkeys(self._partitions, "earliest"))
         await self.catch_up()
 
     async def close(self) -> None:
         """Stop reading."""
         await self._reader.close()
+        await self._ends.close()
 
     async def catch_up(self) -> None:
         """Read what is there at this moment. Raises LogUnavailable."""
-        ends = await self._reader.end_offsets(self._partitions)
+        ends = await self._ends.end_offsets(self._partitions)
         for _ in range(CATCH_UP_READS):
             if all([await self._reader.position(partition) >= end for partition, end in ends.items()]):
                 return

@@ -13,6 +13,8 @@ from schemas.profile import Latency
 from schemas.telemetry import DispatcherReport, EndpointCounts, HostedVariant, WorkerReport, encode_telemetry
 
 REPORT_S = 1.0
+SLICES = 50
+"""A second's reports are spread over it, as those of real workers are: written all at once, they would be read all at once."""
 MEMORY_BYTES_MAX = 8 << 30
 BATCH_SIZE_MAX = 8
 CREDITS = 32
@@ -74,7 +76,7 @@ class Simulated:
 
 
 async def generate(log: Log, names: Names, simulated: Simulated) -> None:
-    """For ever, once a second; follows the plan."""
+    """For ever; follows the plan."""
     writer, reader = log.writer("bench-telemetry"), log.reader("bench-plans")
     await writer.start()
     await reader.start()
@@ -85,9 +87,12 @@ async def generate(log: Log, names: Names, simulated: Simulated) -> None:
             for records in (await reader.read(timeout_ms=1, records_max=100)).values():
                 plans = [decode_plan(record.value) for record in records if record.value]
                 simulated.plan = max([simulated.plan, *plans], key=lambda plan: plan.epoch)
-            await writer.write(names.telemetry, 0, simulated.records(int(time.time() * 1000)))
-            due_s += REPORT_S
-            await asyncio.sleep(max(due_s - time.monotonic(), 0.0))
+            records = simulated.records(int(time.time() * 1000))
+            for at in range(SLICES):
+                if records[at::SLICES]:
+                    await writer.write(names.telemetry, 0, records[at::SLICES])
+                due_s += REPORT_S / SLICES
+                await asyncio.sleep(max(due_s - time.monotonic(), 0.0))
     finally:
         await reader.close()
         await writer.close()

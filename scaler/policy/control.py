@@ -100,7 +100,7 @@ class ControlPolicy:
         known = self._workers.get(report.worker)
         if known is not None and known.report is report:
             binding = self._bindings.get(report.worker)
-            self._costs.observe(report, known.type, binding.threads if binding is not None else max(report.threads, 1))
+            self._costs.observe(report, known.type, binding.threads if binding is not None else max(report.threads, 1), now_ms)
 
     def observe_dispatcher(self, report: DispatcherReport, now_ms: float) -> None:
         """Follow a dispatcher's counters."""

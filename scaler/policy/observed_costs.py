@@ -15,10 +15,12 @@ from schemas.catalog import Catalog
 from schemas.effective import known as known_accuracy
 from schemas.effective import planned_accuracy
 from schemas.profile import Latency
-from schemas.telemetry import WorkerReport
+from schemas.telemetry import HostedVariant, WorkerReport
 
 SAMPLES_MAX = 9
 """Workers of a type whose word is kept for each variant: the median of them is believed."""
+STALE_MS = 10_000.0
+"""A worker that has said nothing of a variant for so long gives its place to another one; also between two looks for such a worker."""
 TYPES_MAX = 256
 PLACES_MAX = 16_384
 """Combinations of variant, type and threads."""
@@ -32,9 +34,31 @@ Latencies = dict[int, Latency]
 class _Sample(msgspec.Struct):
     heard: object
     """The mapping as it was reported: the same again needs no second look."""
+    heard_ms: float
     latency: Latencies
     load_ms: float
     memory_bytes: int
+
+
+class _Place(msgspec.Struct):
+    """Who is heard of one variant on one type with so many threads; others are not even looked at, so that a thousand workers cost little."""
+
+    samples: dict[str, _Sample] = {}
+    """By worker."""
+    looked_ms: float = float("-inf")
+
+    def full(self, now_ms: float) -> bool:
+        """Whether there is no room for another worker; makes room where one has fallen silent."""
+        if len(self.samples) < SAMPLES_MAX:
+            return False
+        if now_ms - self.looked_ms < STALE_MS:
+            return True
+        self.looked_ms = now_ms
+        oldest = min(self.samples, key=lambda worker: self.samples[worker].heard_ms)
+        if now_ms - self.samples[oldest].heard_ms < STALE_MS:
+            return True
+        del self.samples[oldest]
+        return False
 
 
 class ObservedCosts:
@@ -43,8 +67,8 @@ class ObservedCosts:
     def __init__(self, settings: ControlSettings, given: Iterable[Variant], lies: Counter[str]) -> None:
         self._settings, self.lies = settings, lies
         self._given = {(variant.key, type_): cost for variant in given for type_, cost in variant.costs.items()}
-        self._samples: dict[tuple[str, str, int], dict[str, _Sample]] = {}
-        """By variant key, worker type and threads; then by worker."""
+        self._places: dict[tuple[str, str, int], _Place] = {}
+        """By variant key, worker type and threads."""
         self._types: dict[str, str] = {}
         """Accelerator class by worker type."""
 
@@ -52,7 +76,7 @@ class ObservedCosts:
         """Profiles from elsewhere: what telemetry is compared with."""
         self._given |= {(variant.key, type_): cost for variant in variants for type_, cost in variant.costs.items()}
 
-    def observe(self, report: WorkerReport, type_: str, threads: int) -> None:
+    def observe(self, report: WorkerReport, type_: str, threads: int, now_ms: float) -> None:
         """Learn from a worker that runs its variants with so many threads."""
         if type_ not in self._types and len(self._types) >= TYPES_MAX:
             self.lies["more types of workers than can be"] += 1
@@ -61,28 +85,35 @@ class ObservedCosts:
         for key, hosted in report.variants.items():
             if not hosted.latency:
                 continue
-            place = (key, type_, threads)
-            samples = self._samples.get(place, {})
-            known = samples.get(report.worker)
+            at = (key, type_, threads)
+            place = self._places.get(at)
+            if place is None:
+                if len(self._places) >= PLACES_MAX:
+                    self.lies["more variants than can be"] += 1
+                    return
+                place = _Place()
+            known = place.samples.get(report.worker)
             if known is not None and known.heard == hosted.latency:
-                continue
-            if not samples and len(self._samples) >= PLACES_MAX:
-                self.lies["more variants than can be"] += 1
-                return
-            believed = self._believed(hosted.latency)
-            if believed:
-                self._samples[place] = samples
-                samples.pop(report.worker, None)
-                while len(samples) >= SAMPLES_MAX:
-                    del samples[next(iter(samples))]
-                load_ms = hosted.load_ms if isfinite(hosted.load_ms) and 0.0 <= hosted.load_ms <= self._settings.latency_ms_max else 0.0
-                memory = hosted.memory_bytes if 0 <= hosted.memory_bytes <= self._settings.memory_bytes_max else 0
-                samples[report.worker] = _Sample(hosted.latency, believed, load_ms, memory)
+                known.heard_ms = now_ms
+            elif known is not None or not place.full(now_ms):
+                sample = self._sample(hosted, now_ms)
+                if sample is not None:
+                    place.samples[report.worker] = sample
+                    self._places[at] = place
+
+    def _sample(self, hosted: HostedVariant, now_ms: float) -> _Sample | None:
+        """What can be believed of it; None: nothing."""
+        believed = self._believed(hosted.latency)
+        if not believed:
+            return None
+        load_ms = hosted.load_ms if isfinite(hosted.load_ms) and 0.0 <= hosted.load_ms <= self._settings.latency_ms_max else 0.0
+        memory = hosted.memory_bytes if 0 <= hosted.memory_bytes <= self._settings.memory_bytes_max else 0
+        return _Sample(hosted.latency, now_ms, believed, load_ms, memory)
 
     def forget(self, keys: Iterable[str]) -> None:
         """These variants have other files now: nothing that was learned holds."""
         gone = set(keys)
-        self._samples = {place: samples for place, samples in self._samples.items() if place[0] not in gone}
+        self._places = {at: place for at, place in self._places.items() if at[0] not in gone}
         self._given = {place: cost for place, cost in self._given.items() if place[0] not in gone}
 
     def variants(self, catalog: Catalog, types: dict[str, str]) -> tuple[Variant, ...]:
@@ -107,7 +138,7 @@ class ObservedCosts:
 
     def unmeasured(self, catalog: Catalog, types: dict[str, str]) -> Iterator[tuple[str, str]]:
         """(variant key, type) pairs that the catalog allows and nobody has measured."""
-        measured = {(key, type_) for key, type_, _ in self._samples} | self._given.keys()
+        measured = {(key, type_) for key, type_, _ in self._places} | self._given.keys()
         for key, spec in sorted(catalog.variants().items()):
             for type_, accelerator in types.items():
                 if accelerator in spec.accelerators and (key, type_) not in measured:
@@ -118,8 +149,8 @@ class ObservedCosts:
         by_threads: dict[tuple[str, str], dict[int, Latencies]] = {}
         loads: dict[tuple[str, str], list[float]] = {}
         memories: dict[tuple[str, str], list[int]] = {}
-        for (key, type_, threads), samples in self._samples.items():
-            place = (key, type_)
+        for (key, type_, threads), heard in self._places.items():
+            place, samples = (key, type_), heard.samples
             by_threads.setdefault(place, {})[threads] = _median([sample.latency for sample in samples.values()])
             loads.setdefault(place, []).extend(sample.load_ms for sample in samples.values() if sample.load_ms > 0.0)
             memories.setdefault(place, []).extend(sample.memory_bytes for sample in samples.values() if sample.memory_bytes > 0)
