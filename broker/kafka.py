@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from broker.kafka_client import Connection, Topics
 from broker.kafka_consumer import Consumer, Membership
 from broker.kafka_reader import KafkaReader
+from broker.kafka_transaction import KafkaTransactions
 from broker.kafka_writer import KafkaWriter, WriterLimits
 from broker.log import TopicPartition
 from schemas.errors import LogUnavailable
@@ -84,6 +85,10 @@ class KafkaLog:
         reader = KafkaReader(self._connection, client_id, fetch_wait_ms=fetch_wait_ms, membership=membership)
         self._made.append(reader)
         return reader
+
+    def transactions(self, client_id: str, transactional_id: str) -> KafkaTransactions:
+        """Of Kafka alone, and so no part of the Log protocol. Whoever opens them closes them."""
+        return KafkaTransactions(self._connection, client_id, transactional_id)
 
     async def close(self) -> None:
         """Close what is still open, each in bounded time."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from deploy.catalog_graphs import Draft, Place
+from deploy.catalog_taps import check_taps
 from deploy.catalog_tasks import COMBINE
 from deploy.graph_resolution import Resolved, calls_of, graph_of_task, resolve, tasks_of
 from deploy.suggestions import did_you_mean
@@ -83,6 +84,8 @@ class CatalogChecks:
         elif task is None and self._known and stated.spec.task not in self._stated.incomplete_tasks:
             known = did_you_mean(stated.spec.task, self._tasks)
             stated.fields.problem("task", f"task {stated.spec.task!r} is neither in these files nor in the catalog{known}")
+        if task is not None:
+            check_taps(stated.spec, stated.fields, {task.name: task}, ())
 
     def _resolve(self, name: str, draft: Draft) -> Resolved | None:
         if name not in self._resolved:
@@ -123,8 +126,12 @@ class CatalogChecks:
         found = check_graph(resolved.graph, self._tasks)
         for path, key, message in found.problems:
             _place(resolved, path).problem(key, message)
-        if not found.problems and spec.defaults.min_accuracy > found.best:
+        if found.problems:
+            return
+        if spec.defaults.min_accuracy > found.best:
             fields.problem("defaults", _floor_message(spec, "path of its graph", found.best))
+        tasks = {name: self._tasks[name] for name in tasks_of(resolved.graph.nodes)}
+        check_taps(spec, fields, tasks, [topic.replace(".", "/") for topic in stage_topics(resolved.graph, tasks | {COMBINE.name: COMBINE})])
 
     def _check_present(self, endpoint: EndpointSpec) -> None:
         """An endpoint that stays as it is must fit the tasks that change."""

@@ -11,6 +11,7 @@ import msgspec
 
 from deploy.catalog_checks import CatalogChecks, StatedEndpoint, StatedTask, Statements
 from deploy.catalog_graphs import GRAPH_KEYS, read_graph
+from deploy.catalog_taps import read_taps
 from deploy.catalog_tasks import TASK_KEYS, TaskReader, is_name, read_name
 from deploy.suggestions import did_you_mean
 from deploy.yaml_documents import Fields, FieldsExhausted, Problems, Source, as_fields, read_documents
@@ -19,7 +20,7 @@ from schemas.learned import DECLARED, POLICIES, AccuracyPolicy
 from schemas.limits import Limits
 
 KINDS = ("task", "endpoint")
-ENDPOINT_KEYS = ("kind", "name", "task", "graph", "defaults", "quotas", "accuracy_policy")
+ENDPOINT_KEYS = ("kind", "name", "task", "graph", "defaults", "quotas", "accuracy_policy", "taps")
 DEFAULTS_KEYS = ("min_accuracy", "timeout_ms", "priority")
 QUOTA_KEYS = ("rate_rps", "burst")
 ANY_TENANT = "*"
@@ -105,6 +106,7 @@ class _Loader:
         defaults = self._defaults(fields.mapping("defaults", "`defaults`", DEFAULTS_KEYS))
         quotas = self._quotas(fields.mapping("quotas", "`quotas`", None))
         policy = self._accuracy_policy(fields)
+        taps = read_taps(fields)
         if name is None:
             return
         if name in self.stated.endpoints or name in self.stated.incomplete_endpoints:
@@ -112,7 +114,7 @@ class _Loader:
         if len(self.problems.found) > before or (task is None and graph is None):
             self.stated.incomplete_endpoints.add(name)
         else:
-            spec = EndpointSpec(name=name, task=task or "", defaults=defaults, quotas=quotas, accuracy_policy=policy)
+            spec = EndpointSpec(name=name, task=task or "", defaults=defaults, quotas=quotas, accuracy_policy=policy, taps=taps)
             self.stated.endpoints[name] = StatedEndpoint(spec, fields, graph)
 
     def _task_name(self, fields: Fields) -> str | None:

@@ -33,6 +33,7 @@ COMMANDS = {
     "dispatcher": "deploy.commands.dispatcher:dispatcher",
     "worker": "deploy.commands.worker:worker",
     "sink": "deploy.commands.sink:sink",
+    "taps": "deploy.commands.taps:taps",
     "scaler": "deploy.commands.scaler:scaler",
     "profile": "deploy.commands.profile:profile",
     "simulate": "deploy.commands.simulate:simulate",

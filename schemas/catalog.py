@@ -8,6 +8,7 @@ from schemas.control import CONTROL_KEY, CONTROL_KEY_PREFIX, ControlSpec, decode
 from schemas.decoding import strict
 from schemas.graph import GraphSpec
 from schemas.learned import DECLARED, LEARNED_KEY, LEARNED_KEY_PREFIX, AccuracyPolicy, Learned, decode_learned
+from schemas.tap import TapSpec
 
 CATALOG_VERSION = 1
 TASK_KEY_PREFIX = "task/"
@@ -77,6 +78,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     quotas: dict[str, Quota] = {}
     accuracy_policy: AccuracyPolicy = DECLARED
     """What floors are compared with, of an endpoint of one stage: the declared accuracies, or what feedback says of them."""
+    taps: TapSpec | None = None
+    """None: nothing of it is tapped."""
     version: int = CATALOG_VERSION
 
 

@@ -75,6 +75,10 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.prefix}.stage.{endpoint}.{stage}"
 
     @property
+    def tap_requests(self) -> str:
+        return f"{self.prefix}.tap.requests"
+
+    @property
     def tap_responses(self) -> str:
         return f"{self.prefix}.tap.responses"
 
@@ -85,6 +89,10 @@ class Names(msgspec.Struct, frozen=True):
     @property
     def sink_group(self) -> str:
         return f"{self.prefix}.sink"
+
+    def taps_group(self, sink: str = "kafka") -> str:
+        """Each sink of the taps goes its own way through the log."""
+        return f"{self.prefix}.taps" if sink == "kafka" else f"{self.prefix}.taps.{sink}"
 
     @property
     def planners_group(self) -> str:
@@ -122,6 +130,7 @@ class Names(msgspec.Struct, frozen=True):
         return [
             TopicSpec(self.requests, shards, kept),
             TopicSpec(self.responses, shards, kept),
+            TopicSpec(self.tap_requests, shards, kept),
             TopicSpec(self.tap_responses, shards, kept),
             TopicSpec(self.telemetry, 1, short),
             TopicSpec(self.plan, 1, compacted),

@@ -1,0 +1,167 @@
+"""What the taps read beside the answers: requests, stage records and the catalog, as far as the answers at hand need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import structlog
+
+from broker.arrivals import read_stage
+from broker.log import Log, Reader, Record, Start, TopicPartition
+from broker.policy.tap_join import TapJoin, TappedStage
+from broker.policy.tap_sampling import ceiling
+from schemas.catalog import Catalog
+from schemas.errors import Unattributable
+from schemas.limits import Limits
+from schemas.names import Names
+from schemas.request import request_id_of
+from schemas.tap import EVERY_STAGE
+
+_log = structlog.get_logger(__name__)
+READ_MS = 100
+READ_RECORDS_MAX = 5_000
+
+
+class TapSources:
+    """Reads without a group: the shards of the answers decide what is read. No clock tells what belongs together, only offsets do."""
+
+    def __init__(self, log: Log, names: Names, client_id: str, limits: Limits) -> None:
+        self._log = log
+        self._names = names
+        self._limits = limits
+        self._reader: Reader = log.reader(f"{client_id}-sources", fetch_wait_ms=READ_MS)
+        self._control: Reader = log.reader(f"{client_id}-catalog", fetch_wait_ms=READ_MS)
+        self._catalog_at = TopicPartition(names.catalog, 0)
+        self._catalog = Catalog()
+        self._joins: dict[int, TapJoin] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self.stage_topics: tuple[str, ...] = ()
+        self.ceiling = 0.0
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._catalog
+
+    async def start(self) -> None:
+        """Read the catalog up to its present end. Raises LogUnavailable."""
+        await self._reader.start()
+        await self._control.start()
+        await self._control.assign({self._catalog_at: "earliest"})
+        await self.follow_catalog()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        await self._reader.close()
+        await self._control.close()
+
+    async def follow_catalog(self) -> None:
+        """Up to its end as it is now. Whatever was read before this call was written under a catalog no newer than that."""
+        end = (await self._control.end_offsets([self._catalog_at]))[self._catalog_at]
+        changed = False
+        while await self._control.position(self._catalog_at) < end:
+            for records in (await self._control.read(timeout_ms=READ_MS, records_max=READ_RECORDS_MAX)).values():
+                for record in records:
+                    changed = self._take_catalog(record) or changed
+        if changed:
+            await self._catalog_changed()
+
+    def _take_catalog(self, record: Record) -> bool:
+        try:
+            self._catalog.apply(record.key or b"", record.value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            _log.warning("tap_catalog_record_skipped", offset=record.offset, error=str(error))
+            return False
+        return True
+
+    async def _catalog_changed(self) -> None:
+        self.ceiling = ceiling(self._catalog.endpoints)
+        for join in self._joins.values():
+            self._equip(join)
+        topics = await self._wanted_stages()
+        if topics != self.stage_topics:
+            self.stage_topics = topics
+            if self._joins:
+                await self._assign({})
+
+    def _equip(self, join: TapJoin) -> None:
+        join.endpoints, join.ceiling = self._catalog.endpoints, self.ceiling
+
+    async def _wanted_stages(self) -> tuple[str, ...]:
+        wanted: list[str] = []
+        for endpoint in self._catalog.endpoints.values():
+            if endpoint.taps is None or not endpoint.taps.stages or endpoint.graph is None:
+                continue
+            beginning = self._names.stage(endpoint.name, "")
+            there = await self._log.topics(beginning)
+            asked = {beginning + stage.replace("/", ".") for stage in endpoint.taps.stages}
+            every = EVERY_STAGE in endpoint.taps.stages
+            wanted += [topic for topic in there if every or topic in asked]
+        return tuple(sorted(wanted))
+
+    async def take_up(self, shard: int, join: TapJoin, low: Mapping[str, int]) -> None:
+        """Read a shard from these offsets, by topic; from the beginning where none is stated."""
+        self._equip(join)
+        self._joins[shard] = join
+        for partition in self._partitions(shard):
+            self._positions.pop(partition, None)
+        await self._assign({TopicPartition(topic, shard): offset for topic, offset in low.items()})
+
+    async def drop(self, shards: Sequence[int]) -> None:
+        """Read these no more."""
+        for shard in shards:
+            self._joins.pop(shard, None)
+        await self._assign({})
+
+    def _partitions(self, shard: int) -> list[TopicPartition]:
+        return [TopicPartition(topic, shard) for topic in (self._names.requests, *self.stage_topics)]
+
+    async def _assign(self, stated: Mapping[TopicPartition, int]) -> None:
+        wanted = [partition for shard in self._joins for partition in self._partitions(shard)]
+        known = {partition: stated.get(partition, self._positions.get(partition)) for partition in wanted}
+        starts: dict[TopicPartition, Start] = {partition: "earliest" if offset is None else offset for partition, offset in known.items()}
+        await self._reader.assign(starts)
+        self._positions = {partition: await self._reader.position(partition) for partition in wanted}
+
+    def positions(self, shard: int) -> dict[str, int]:
+        """Where reading stands, by topic."""
+        return {partition.topic: self._positions[partition] for partition in self._partitions(shard) if partition in self._positions}
+
+    async def read_for(self, shards: Sequence[int], missing: Callable[[], bool]) -> None:
+        """Read until nothing is missing, or until the ends as they are now: an answer's request was written before the answer was.
+
+        Stage records are read to their ends: none says which will be missed. Raises LogUnavailable.
+        """
+        await self.follow_catalog()
+        wanted = [partition for shard in shards if shard in self._joins for partition in self._partitions(shard)]
+        ends = await self._reader.end_offsets(wanted)
+        stages = {partition: end for partition, end in ends.items() if partition.topic != self._names.requests}
+        while self._behind(stages) or (missing() and self._behind(ends)):
+            found = await self._reader.read(timeout_ms=READ_MS, records_max=READ_RECORDS_MAX)
+            # What was just read may have come under a newer catalog.
+            await self.follow_catalog()
+            for partition, records in found.items():
+                join = self._joins.get(partition.partition)
+                if join is not None and partition in self._positions:
+                    self._take(join, partition, records)
+                    self._positions[partition] = records[-1].offset + 1
+
+    def _behind(self, ends: Mapping[TopicPartition, int]) -> bool:
+        # A partition that has left the assignment meanwhile is nobody's to wait for here.
+        return any(self._positions.get(partition, end) < end for partition, end in ends.items())
+
+    def _take(self, join: TapJoin, partition: TopicPartition, records: Sequence[Record]) -> None:
+        if partition.topic != self._names.requests:
+            for record in records:
+                stage = read_stage(record)
+                if stage is not None and record.key is not None:
+                    join.stage(record.key, TappedStage(stage, record.value or b"", record.timestamp))
+            return
+        for record in records:
+            key = record.key
+            if key is None or not 0 < len(key) <= self._limits.request_id_bytes_max:
+                try:
+                    key = request_id_of(key, record.value, record.headers, self._limits).encode()
+                except Unattributable:
+                    continue  # a dead letter: it gets no answer
+            join.ask(key, record.value, record.headers, record.timestamp)
