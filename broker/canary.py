@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from broker.log import Log, Record, Start, TopicPartition
+from broker.messages import is_shadow
 from broker.policy.canary import CanaryBook, Written
 from schemas.canary import (
     NODE_MARK,
@@ -175,6 +176,8 @@ class CanaryControl:
             self._book.feedback(place, record.offset, record.key.decode() if record.key else feedback.id or "", feedback)
             return
         if record.key is None:
+            return
+        if record.topic == self._names.tap_responses and not is_shadow(record):
             return
         head = decode_terminal_head(record.value)
         labels = self._labels(head, record.value)

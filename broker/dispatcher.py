@@ -237,7 +237,7 @@ class Dispatcher:
         if commands.taps:
             epoch = self._policy.fleet.plan.epoch
             for tap in commands.taps:
-                self._spawn(self._outbox.tap(tap.entry.shard, tap_message(tap, epoch, now_ms)))
+                self._spawn(self._outbox.tap(tap.entry.shard, tap_message(tap, epoch, now_ms, self._names)))
         for letter in commands.dead_letters:
             # The record is taken now: an answer that comes meanwhile lets go of it.
             entry = letter.entry.root or letter.entry

@@ -7,8 +7,10 @@ import msgspec
 from broker.log import Message, Record
 from broker.policy.entry import Answer, Send, Tap
 from broker.policy.graph_request import StageJob
+from broker.policy.tap_events import EventSource, shadow_event
 from broker.policy.work_orders import SINGLE_STAGE, order_of
 from graphs.tensor import Tensor
+from schemas.cloud_event import kafka_binary
 from schemas.names import Names
 from schemas.request import answer_type_of
 from schemas.stage import TensorHead
@@ -70,13 +72,19 @@ def answer_message(answer: Answer, epoch: int, now_ms: float) -> Message:
     return entry.key, encode_terminal(terminal, content_type), [(CONTENT_TYPE_HEADER, content_type.encode())]
 
 
-def tap_message(tap: Tap, epoch: int, now_ms: float) -> Message:
-    """A shadow's answer, marked as such."""
+def tap_message(tap: Tap, epoch: int, now_ms: float, names: Names) -> Message:
+    """A shadow's answer, marked as such: a CloudEvent like those of the taps, written by the dispatcher itself."""
     terminal = _terminal(Answer(tap.entry, COMPLETED, tensors=tap.tensors, accuracy=tap.accuracy, path=tap.path), JSON_TYPE, epoch, now_ms)
     # A shadow may run where the request itself was never handed out.
     terminal = msgspec.structs.replace(terminal, attempts=max(terminal.attempts, 1))
-    headers = [(CONTENT_TYPE_HEADER, JSON_TYPE.encode()), (SHADOW_HEADER, b"true")]
-    return tap.entry.key, encode_terminal(terminal, JSON_TYPE), headers
+    event = shadow_event(terminal, encode_terminal(terminal, JSON_TYPE), tap.node, tap.revision, EventSource(names.prefix))
+    key, value, headers = kafka_binary(event)
+    return key, value, [*headers, (SHADOW_HEADER, b"true")]
+
+
+def is_shadow(record: Record) -> bool:
+    """Whether a record of {p}.tap.responses is a shadow's answer, and not a tapped answer."""
+    return any(name == SHADOW_HEADER for name, _ in record.headers or ())
 
 
 def _terminal(answer: Answer, content_type: str, epoch: int, now_ms: float) -> Terminal:

@@ -116,6 +116,10 @@ class Tap(msgspec.Struct, gc=False):
     tensors: Sequence[Tensor]
     accuracy: float
     path: Sequence[PathStep]
+    node: str = ""
+    """Path of the shadow."""
+    revision: int = 0
+    """Of the graph that the request ran on."""
 
 
 class DeadLetter(msgspec.Struct, gc=False):

@@ -264,7 +264,7 @@ class GraphRequests:
             self._finished(answer, commands)
 
     def _tap(self, request: GraphRequest, command: ShadowDone, now_ms: float, commands: Commands) -> None:
-        commands.taps.append(Tap(request.entry, command.tensors, command.accuracy, command.path))
+        commands.taps.append(Tap(request.entry, command.tensors, command.accuracy, command.path, command.node, request.revision))
         if request.entry.state == State.DONE and request.run.idle:
             self._forget(request)
 

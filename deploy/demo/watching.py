@@ -9,6 +9,7 @@ from typing import Any
 
 from broker.client import Client
 from broker.log import TopicPartition
+from broker.messages import is_shadow
 from deploy.canary import canary_standings, change_canary
 from deploy.demo.report import Answered
 from schemas.canary import RUNNING, CanaryCommand
@@ -37,7 +38,7 @@ class Taps:
         """For ever."""
         while True:
             for records in (await self._reader.read(timeout_ms=POLL_MS, records_max=1_000)).values():
-                for record in records:
+                for record in filter(is_shadow, records):
                     terminal = decode_terminal(record.value or b"")
                     self.answers[terminal.id] = terminal
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tap_stage import headers_of, tap_rig
+from tap_rig import headers_of, tap_rig
 
 from broker.policy.tap_sampling import fraction
 from schemas.tap import TapSample, TapSpec
