@@ -32,3 +32,20 @@ def parquet_sink(context: SinkContext, *, folder: Path, rotate_ms: float | None 
         settings=settings,
         limits=context.source.limits,
     )
+
+
+def http_sink(context: SinkContext, *, url: str) -> TapSink:
+    """CloudEvents posted in batches."""
+    from broker.tap_sinks.buffered import BufferedTapSink
+    from broker.tap_sinks.http import HttpCarrier
+
+    return BufferedTapSink(HttpCarrier(url, context.source, context.metrics), context.metrics, now_ms=context.now_ms)
+
+
+def otel_sink(context: SinkContext, *, url: str) -> TapSink:
+    """Traces for an OpenTelemetry collector."""
+    from broker.tap_sinks.buffered import BufferedTapSink
+    from broker.tap_sinks.otel import OtelCarrier
+
+    carrier = OtelCarrier(url, context.names.prefix, context.source.limits)
+    return BufferedTapSink(carrier, context.metrics, now_ms=context.now_ms)

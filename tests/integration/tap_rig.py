@@ -44,7 +44,13 @@ def answer(request_id: str, outcome: str = "completed", *, variant: str = "fashi
     path = [msgspec.structs.replace(STEP, variant=variant)] if outcome == "completed" else []
     data: Any = [7] if content_type == JSON_TYPE else b"\x07\x00\x00\x00\x00\x00\x00\x00"
     outputs = [OutputTensor("label", [1], "INT64", data)] if outcome == "completed" else None
-    stated: dict[str, Any] = {"endpoint": "fashion", "outputs": outputs, "path": path, "accuracy": 0.9 if path else None, "deadline_ms": 1_700_000_000_500}
+    stated: dict[str, Any] = {
+        "endpoint": "fashion",
+        "outputs": outputs,
+        "path": path,
+        "accuracy": 0.9 if path else None,
+        "deadline_ms": 1_700_000_000_500,
+    }
     terminal = Terminal(
         **{"id": request_id, "outcome": outcome, "received_ms": 1, "finished_ms": 2, "attempts": 1, "epoch": 1, "version": TERMINAL_VERSION}
         | stated
@@ -122,7 +128,13 @@ class TapRig:
 
 def committed_records(address: str, topic: str) -> list[Any]:
     consumer = Consumer(
-        {"bootstrap.servers": address, "group.id": "unused", "isolation.level": "read_committed", "enable.partition.eof": True, "auto.offset.reset": "earliest"}
+        {
+            "bootstrap.servers": address,
+            "group.id": "unused",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+        }
     )
     try:
         consumer.assign([ConfluentPartition(topic, number, 0) for number in range(len(consumer.list_topics(topic, 10).topics[topic].partitions))])

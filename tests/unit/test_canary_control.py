@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from broker.canary import CanaryControl
 from broker.memory import MemoryLog
+from broker.messages import SHADOW_HEADER
 from deploy.canary import canary_standings, change_canary
 from deploy.snapshots import read_catalog, read_topic
 from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, canary_topic, canary_topics, encode_canary
@@ -174,7 +175,10 @@ async def test_shadows_and_labels_are_compared(stage):
     control = await stage.control()
     await until(watching(control), "watched")
     await stage.put(NAMES.responses, *(terminal(f"n{at}", "new", label=at % 2) for at in range(10)))
-    await stage.put(NAMES.tap_responses, *(terminal(f"n{at}", "old", label=1) for at in range(10)))
+    # Answers that are tapped say nothing about agreement.
+    await stage.put(NAMES.tap_responses, *(terminal(f"n{at}", "old", label=at % 2) for at in range(10)))
+    shadows = [terminal(f"n{at}", "old", label=1) for at in range(10)]
+    await stage.put(NAMES.tap_responses, *((key, value, [(SHADOW_HEADER, b"true")]) for key, value, _ in shadows))
     state = control._book.watches["e", "which"].judge.state
     await until(lambda: state.pairs == 10, "paired")
     assert state.disagreed == 5
