@@ -41,6 +41,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Handed on to every role."""
     applies_files: bool = False
     """Files will be applied during the start: ready means that requests are served, not only that processes run."""
+    taps: bool = False
+    """Some endpoint of the files is tapped."""
     owner_pid: int | None = None
 
 
@@ -91,6 +93,7 @@ def plan_stack(folder: Path, options: UpOptions, *, kafka: str | None, redis: st
     serving = "serving" if options.applies_files else "running"
     roles = [_role("scaler", f"scaler-{number + 1}", options) for number in range(2 if options.ha else 1)]
     roles += [_role("sink", "sink-1", options, redis=True)]
+    roles += [_role("taps", "tap-1", options)] if options.taps else []
     roles += [_role("dispatcher", f"dispatcher-{number + 1}", options, ready_when=serving) for number in range(options.dispatchers)]
     most = {each.accelerator: each.most for each in options.scale.ranges}
     for accelerator, count in options.workers.items():

@@ -189,7 +189,7 @@ class BufferedTapSink:
 
     async def _drain(self) -> None:
         end_ms = self._now_ms() + self._settings.drain_ms
-        while len(self._buffer) and self._now_ms() < end_ms and not self._problem:
+        while len(self._buffer) and self._now_ms() < end_ms and not self._problem:  # noqa: ASYNC110 - it also ends by time and by failure
             await asyncio.sleep(0.01)
 
     async def close(self) -> None:

@@ -67,15 +67,22 @@ def up(connection: Connection, output: Output, files: tuple[Path, ...], *, detac
     headrace up --kafka 127.0.0.1:9092 --redis redis://127.0.0.1:6379
     """
     owner_pid = None if detach else os.getpid()
+    # Faults of the files show at once, not after servers were started for them.
+    stated = load_catalog_files(files)
     ranges = options.pop("workers")
     scale = scale_rules(ranges, options.pop("cores"), options["threads"])
     settings = UpOptions(
-        **options, workers=start_counts(ranges), scale=scale, cache=CACHE, config=config_path(), applies_files=bool(files), owner_pid=owner_pid
+        **options,
+        workers=start_counts(ranges),
+        scale=scale,
+        cache=CACHE,
+        config=config_path(),
+        applies_files=bool(files),
+        taps=any(endpoint.taps is not None for endpoint in stated.endpoints),
+        owner_pid=owner_pid,
     )
     if settings.optimizer is not None:
         create_optimizer(settings.optimizer)
-    # Faults of the files show at once, not after servers were started for them.
-    load_catalog_files(files)
     uvloop.run(_up(connection, settings, files, output))
 
 

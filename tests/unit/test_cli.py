@@ -167,8 +167,10 @@ def test_up_runs_every_role_and_waits_for_service_only_where_files_are_applied(f
 
 
 def test_the_roles_of_a_stack_understand_their_command_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = UpOptions(workers={"cpu": 1, "vpu": 1, "gpu": 1}, models=folder, profiles=folder, cache=folder)
-    for role in plan_stack(folder, options, kafka="h:1", redis="redis://h:1", prefix="p").roles:
+    options = UpOptions(workers={"cpu": 1, "vpu": 1, "gpu": 1}, models=folder, profiles=folder, cache=folder, taps=True)
+    roles = plan_stack(folder, options, kafka="h:1", redis="redis://h:1", prefix="p").roles
+    assert "taps" in {role.role for role in roles}
+    for role in roles:
         words = [word.format(kafka="h:1", redis="redis://h:1", prefix="p", ready="r") for word in role.argv]
         assert words[:4] == [sys.executable, "-P", "-m", "deploy.cli"]
         assert cli.run([*words[4:], "--print-config"]) == 0, capsys.readouterr().err

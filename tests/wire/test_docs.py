@@ -23,6 +23,7 @@ from broker.canary import CanaryControl
 from broker.dispatcher_metrics import DispatcherMetrics
 from broker.memory import MemoryLog
 from broker.sink_metrics import SinkMetrics
+from broker.tap_metrics import TapMetrics
 from deploy.cli import COMMANDS
 from deploy.commands.command import SHARED, Option
 from deploy.configuration import environment_variable, read_configuration
@@ -44,7 +45,7 @@ from workers.metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {page.name: page.read_text() for page in (*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"))}
-OURS = ("quickstart.md", "wire.md", "operations.md", "models.md", "graphs.md", "embedded.md", "CONTRIBUTING.md")
+OURS = ("quickstart.md", "wire.md", "operations.md", "models.md", "graphs.md", "embedded.md", "taps.md", "CONTRIBUTING.md")
 MARK = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->\n((?:\|.*\n)+)", re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -134,6 +135,8 @@ def test_the_tables_are_there() -> None:
         "schemas.canary.CanaryStatus",
         "schemas.feedback.Feedback",
         "deploy.catalog_graphs.GRAPH_KEYS",
+        "deploy.catalog_taps.TAPS_KEYS",
+        "deploy.catalog_taps.SAMPLE_KEYS",
         "deploy.catalog_graphs.GUARDRAIL_KEYS",
         *(f"deploy.catalog_graphs.{kind}_KEYS" for kind in ("STAGE", "SPLITTER", "CANARY", "SHADOW", "ENSEMBLE", "FOR_EACH", "CALL")),
     }
@@ -212,6 +215,7 @@ def registered() -> dict[str, tuple[Metric, str]]:
         ("dispatcher", DispatcherMetrics),
         ("worker", WorkerMetrics),
         ("sink", SinkMetrics),
+        ("taps", TapMetrics),
         ("scaler", ControlMetrics),
         ("scaler", watch_canaries),
         ("scaler", AccuracyMetrics),
@@ -229,7 +233,7 @@ def watch_canaries(registry: CollectorRegistry) -> CanaryControl:
 
 
 def labels_of(registry_name: str) -> tuple[str, ...]:
-    for build in (DispatcherMetrics, WorkerMetrics, SinkMetrics, ControlMetrics, watch_canaries, AccuracyMetrics):
+    for build in (DispatcherMetrics, WorkerMetrics, SinkMetrics, TapMetrics, ControlMetrics, watch_canaries, AccuracyMetrics):
         registry = CollectorRegistry()
         build(registry)
         for collector in registry._collector_to_names:
@@ -274,9 +278,10 @@ def test_options_in_the_documentation_exist() -> None:
 
 
 def test_operations_names_every_option_of_the_roles() -> None:
-    for role in ("dispatcher", "worker", "sink", "scaler"):
+    pages = PAGES["operations.md"] + PAGES["taps.md"]
+    for role in ("dispatcher", "worker", "sink", "scaler", "taps"):
         for parameter in command(role).params:
-            assert any(f"`{name}`" in PAGES["operations.md"] for name in parameter.opts), f"{role} {parameter.opts}"
+            assert any(f"`{name}`" in pages for name in parameter.opts), f"{role} {parameter.opts}"
 
 
 def test_environment_variables_are_those_of_options() -> None:
