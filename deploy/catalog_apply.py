@@ -36,7 +36,7 @@ async def apply_files(log: Log, names: Names, files: Sequence[Path], models: Pat
     present = await read_catalog(log, names)
     stated = await asyncio.to_thread(load_catalog_files, files, present)
     await asyncio.to_thread(_copy_models, stated, models)
-    endpoints = [following(endpoint, present.endpoints.get(endpoint.name)) for endpoint in stated.endpoints]
+    endpoints = [following(endpoint, present.endpoints.get(endpoint.name), present.retired.get(endpoint.name, 0)) for endpoint in stated.endpoints]
     built_in = [COMBINE] if any(endpoint.graph is not None and has_ensemble(endpoint.graph.nodes) for endpoint in endpoints) else []
     specs: list[Spec] = [*built_in, *stated.tasks, *endpoints]
     tasks = present.tasks | {task.name: task for task in (COMBINE, *stated.tasks)}
@@ -62,10 +62,13 @@ async def _stage_topics(
     ]
 
 
-def following(endpoint: EndpointSpec, present: EndpointSpec | None) -> EndpointSpec:
-    """The endpoint as it follows on the one that stands: its graph is of the next revision where it changed, and a canary goes on where it is."""
+def following(endpoint: EndpointSpec, present: EndpointSpec | None, retired: int = 0) -> EndpointSpec:
+    """The endpoint as it follows on the one that stands: its graph is of the next revision where it changed, and a canary goes on where it is.
+
+    `retired`: the last revision of an endpoint of this name that was deleted; requests may still run on it.
+    """
     if present is None:
-        return msgspec.structs.replace(endpoint, revision=1 if endpoint.graph else 0)
+        return msgspec.structs.replace(endpoint, revision=retired + 1 if endpoint.graph else retired)
     graph = endpoint.graph
     if graph is not None and present.graph is not None:
         graph = msgspec.structs.replace(graph, nodes=_with_canaries(graph.nodes, present.graph.nodes))

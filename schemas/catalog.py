@@ -101,6 +101,8 @@ class Catalog(msgspec.Struct):
     endpoints: dict[str, EndpointSpec] = {}
     control: ControlSpec = ControlSpec()
     learned: Learned = Learned()
+    retired: dict[str, int] = {}
+    """Last revisions of endpoints that were deleted, as far back as the log goes: who comes again under the name counts on from there."""
 
     def apply(self, key: bytes, value: bytes | None) -> None:
         """Fold one record of {p}.catalog in; None is a tombstone. Raises msgspec.ValidationError for what is not a catalog record."""
@@ -118,7 +120,9 @@ class Catalog(msgspec.Struct):
             else:
                 self.tasks[task_name] = decode_task(value)
         elif value is None:
-            self.endpoints.pop(name, None)
+            gone = self.endpoints.pop(name, None)
+            if gone is not None and gone.revision:
+                self.retired[name] = gone.revision
         else:
             self.endpoints[name] = decode_endpoint(value)
 

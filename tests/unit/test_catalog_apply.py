@@ -68,6 +68,17 @@ def test_a_graph_that_changes_gets_the_next_revision() -> None:
     assert following(EndpointSpec(name="e", task="classify"), EndpointSpec(name="e", task="other")).revision == 0
 
 
+def test_who_comes_again_under_a_deleted_name_counts_on() -> None:
+    catalog = Catalog()
+    for spec in (EndpointSpec(name="e", graph=graph(), revision=3), EndpointSpec(name="plain", task="classify")):
+        catalog.apply(catalog_key(spec), encode_catalog(spec))
+        catalog.apply(catalog_key(spec), None)
+    assert catalog.retired == {"e": 3}
+    assert following(EndpointSpec(name="e", graph=graph()), None, catalog.retired["e"]).revision == 4
+    # Without a graph nothing is counted, and nothing is forgotten.
+    assert following(EndpointSpec(name="e", task="classify"), None, catalog.retired["e"]).revision == 3
+
+
 def test_a_canary_goes_on_where_it_is_while_it_stays_the_same() -> None:
     present = EndpointSpec(name="e", graph=graph(percent=25.0), revision=4)
     same = following(EndpointSpec(name="e", graph=graph()), present)
