@@ -108,6 +108,14 @@ class KafkaLog:
         consumer = Consumer(self._connection, "headrace-topics", fetch_wait_ms=10)
         await consumer.start()
         try:
-            await consumer.ends([TopicPartition(topic, number) for topic in topics for number in range(known[topic].partitions)])
+            partitions = [TopicPartition(topic, number) for topic in topics for number in range(known[topic].partitions)]
+            while True:
+                try:
+                    await consumer.ends(partitions)
+                except LogUnavailable:  # a busy broker takes longer than a request may to tell all leaders of hundreds of partitions
+                    if time.monotonic() > give_up:
+                        raise
+                else:
+                    return
         finally:
             await consumer.close()

@@ -48,7 +48,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backend(Protocol):
-    """One device. All methods may block: they are called on a worker thread, one call at a time, never on the event loop.
+    """One device. All methods may block: they are called on a worker thread, one call at a time, never on the event loop (but see `loads_beside`).
 
     Plug-ins register a class in the entry-point group `headrace.backends`; it is built as `cls(options)`.
     """
@@ -68,6 +68,11 @@ class Backend(Protocol):
     def unload(self, key: str) -> None:
         """Free the variant; unknown keys are no error."""
         ...
+
+
+def loads_beside(backend: Backend) -> bool:
+    """Whether it says (`loads_beside = True`) that `load`, and `infer` of a variant that is not served yet, may go on beside `infer` of others."""
+    return bool(getattr(backend, "loads_beside", False))
 
 
 @runtime_checkable

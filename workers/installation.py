@@ -1,7 +1,8 @@
-"""Brings variants into the backend: load, warm, and profile where no profile is stored. Blocks: runs on the device thread."""
+"""Brings variants into the backend: load, warm, and profile where no profile is stored. Blocks: runs on a thread of the worker's."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from workers.backend import Backend, Loaded
 from workers.host import host_name
 from workers.policy.hosting import Hosted
 from workers.profiler import QUICK, Profiler, example_tensor
+from workers.turns import InTurns
 
 WARM_CALLS = 2
 WARM_ROWS_MAX = 4
@@ -52,8 +54,10 @@ class Installation:
             return None
         return self._profiles.get(variant, sha256, device=device, threads=threads, host=host_name())
 
-    def warm(self, hosted: Hosted, loaded: Loaded, profile_ms: float) -> Profile:
+    def warm(self, hosted: Hosted, loaded: Loaded, profile_ms: float, turns: InTurns | None = None) -> Profile:
         """The variant's profile, after it has run at full speed; measured (in `profile_ms`) and stored where there was none.
+
+        `turns`: others are served meanwhile.
 
         A Python task is not run: nobody knows what it could be given, or what that would do. Its first real calls correct the guess.
         """
@@ -65,7 +69,8 @@ class Installation:
             self._run_once(hosted, loaded)
             return stored
         settings = msgspec.structs.replace(QUICK, budget_ms=profile_ms, batch_size_max=hosted.wanted.batch_size_max, threads=threads)
-        measured = Profiler(self._backend, settings, now_ms=self._now_ms).measure({hosted.handle: loaded})[0]
+        clock = time.perf_counter if turns is None else turns.clock
+        measured = Profiler(turns or self._backend, settings, clock=clock, now_ms=self._now_ms).measure({hosted.handle: loaded})[0]
         profile = msgspec.structs.replace(measured, variant=hosted.variant)
         self._profiles.put(profile)
         return profile

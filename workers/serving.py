@@ -1,4 +1,4 @@
-"""Keeps the device busy: carries out what the device's policy decides, one call on the device at a time."""
+"""Keeps the device busy: carries out what the device's policy decides, one call on the device at a time, and beside it the loading of one variant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 
 from schemas.errors import DeviceUnavailable, HeadraceError
 from workers.answers import Answers
-from workers.backend import Backend, Device
+from workers.backend import Backend, Device, loads_beside
 from workers.calls import compute_calls
 from workers.computation import Computed, ComputedBatch, Served, compute
 from workers.device_thread import DeviceThread
@@ -24,6 +24,7 @@ from workers.policy.device import DevicePolicy
 from workers.policy.hosting import Command, Hosted, Load, Unload, Wanted, Warm
 from workers.said import Origin
 from workers.settings import WorkerSettings
+from workers.turns import InTurns
 
 logger = structlog.get_logger()
 TIMER_MS_MIN = 2.0
@@ -70,15 +71,25 @@ class Serving:
         now_ms: Callable[[], float], metrics: WorkerMetrics, owner: Owner,
     ) -> None:  # fmt: skip
         self._backend, self._device, self._installation, self._thread = backend, device, installation, thread
+        self._beside = DeviceThread(f"{settings.name}-beside") if loads_beside(backend) else None
+        if self._beside is not None:
+            self._beside.start()
         self._settings, self._now_ms, self._owner = settings, now_ms, owner
         self.away = ""
         """Why the device cannot compute now; empty while it can."""
         self.batcher = Batcher(hop_ms=settings.hop_ms)
-        self.policy = DevicePolicy(self.batcher, memory_bytes_max=device.memory_bytes_max, queue_rows_max=settings.limits.worker_queue_rows_max)
+        self.policy = DevicePolicy(
+            self.batcher,
+            memory_bytes_max=device.memory_bytes_max,
+            queue_rows_max=settings.limits.worker_queue_rows_max,
+            loads_beside=self._beside is not None,
+        )
         self.hosting = self.policy.hosting
         self.installed = Installed(self.policy, metrics)
         self.answers: Answers | None = None
         self._running: _Running | None = None
+        self._preparing: _Running | None = None
+        """The load or warming that goes on beside it."""
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
 
@@ -108,10 +119,11 @@ class Serving:
 
     def tick(self) -> None:
         """Look for a call that hangs, and for what the hosting policy wants to do by now."""
-        running, now_ms = self._running, self._now_ms()
-        if running is not None and now_ms - running.started_ms > running.hangs_ms:
-            self._owner.broke(Hung(f"{running.what} of {running.variant} has been on the device for {now_ms - running.started_ms:.0f} ms"))
-            return
+        now_ms = self._now_ms()
+        for running in (self._running, self._preparing):
+            if running is not None and now_ms - running.started_ms > running.hangs_ms:
+                self._owner.broke(Hung(f"{running.what} of {running.variant} has been on the device for {now_ms - running.started_ms:.0f} ms"))
+                return
         if self.away:
             self._look_for_device()
             return
@@ -129,6 +141,8 @@ class Serving:
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._beside is not None:
+            self._beside.close()
 
     def unload_tasks(self) -> None:
         """End the processes of Python tasks, after whatever runs now; models end with this process."""
@@ -146,6 +160,8 @@ class Serving:
         if decision.returned:
             # Another variant, or another worker, may still make it; the dispatcher knows.
             self._owner.returned(decision.returned, "late", "it could not finish in time here, even if it started now")
+        if decision.prepare is not None:
+            self._prepare(decision.prepare, now_ms)
         if isinstance(decision.start, Batch):
             self._start_batch(decision.start, now_ms)
         elif decision.start is not None:
@@ -216,23 +232,38 @@ class Serving:
         answers.send([answers.completed(result, origin) for result in results])
 
     def _start_command(self, command: Command, now_ms: float) -> None:
-        hosted = command.hosted
-        what = type(command).__name__.lower() + "ing"
-        self._running = _Running(what, hosted.variant, hosted.handle, now_ms, self._settings.load_ms_max)
+        self._running = self._begun(command, now_ms)
         self._thread.submit(self._call(command), partial(self._commanded, command))
 
-    def _call(self, command: Command) -> Callable[[], Any]:
+    def _prepare(self, command: Load | Warm, now_ms: float) -> None:
+        assert self._beside is not None
+        self._preparing = self._begun(command, now_ms)
+        self._beside.submit(self._call(command, InTurns(self._backend, self._thread)), partial(self._prepared, command))
+
+    def _begun(self, command: Command, now_ms: float) -> _Running:
+        hosted = command.hosted
+        return _Running(type(command).__name__.lower() + "ing", hosted.variant, hosted.handle, now_ms, self._settings.load_ms_max)
+
+    def _call(self, command: Command, turns: InTurns | None = None) -> Callable[[], Any]:
         hosted = command.hosted
         if isinstance(command, Load):
             return partial(self._installation.load, hosted)
         if isinstance(command, Unload):
             return partial(self._installation.unload, hosted)
         profile_ms = self._settings.profile_ms / (3.0 if self.policy.forms.serves else 1.0)
-        return partial(self._installation.warm, hosted, self.installed.loaded(hosted), profile_ms)
+        return partial(self._installation.warm, hosted, self.installed.loaded(hosted), profile_ms, turns)
+
+    def _prepared(self, command: Command, result: Any, error: BaseException | None) -> None:
+        self._preparing = None
+        self.policy.prepared()
+        self._came(command, result, error)
 
     def _commanded(self, command: Command, result: Any, error: BaseException | None) -> None:
         self._running = None
         self.policy.ended()
+        self._came(command, result, error)
+
+    def _came(self, command: Command, result: Any, error: BaseException | None) -> None:
         try:
             if error is None:
                 self._done(command, result)

@@ -38,8 +38,8 @@ DRAIN_POLL_SECONDS = 0.005
 class Worker:
     """A Role. One device, one lane at a time, any number of variants.
 
-    Loading, warming and computing share the one thread that may touch the device: while a variant loads (milliseconds to seconds),
-    batches wait; between two such steps a waiting batch has its turn.
+    Batches run on the one thread that may touch the device. Where the backend can (`loads_beside`), a variant is made ready on another one, and the
+    others wait for one of its batches at most; else loading and warming have the device, and between two such steps a waiting batch has its turn.
     """
 
     def __init__(

@@ -15,6 +15,8 @@ from workers.onnx_files import read_variant
 class CpuBackend:
     """Runs variants on the processor; batches of any size up to the limit, or of the one size that the model fixes."""
 
+    loads_beside = True
+
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
         self._sessions: dict[str, OnnxRuntimeSession] = {}

@@ -26,6 +26,8 @@ _COMPILED_BY_SHAPE = (TENSORRT, MIGRAPHX)
 class GpuBackend:
     """Runs variants on one GPU; several variants share it, each with an arena of its own inside the device's memory limit."""
 
+    loads_beside = True
+
     def __init__(self, options: BackendOptions) -> None:
         """Raises ConfigurationError for a provider that is not one for GPUs."""
         self._options = options

@@ -13,7 +13,7 @@ from schemas.profile import Latency
 from schemas.telemetry import HostedVariant
 from workers.policy.batcher import Batch, BatchRules, QueuedOrder, Wait
 from workers.policy.forms import Forms, Shape
-from workers.policy.hosting import Command, Hosted, HostedVariants, Wanted
+from workers.policy.hosting import Command, Hosted, HostedVariants, Load, Wanted, Warm
 
 
 class OrderQueue(Protocol):
@@ -41,18 +41,25 @@ class Decision(msgspec.Struct):
     returned: list[QueuedOrder] = []
     """They could not finish in time here, even if they started now: another variant, or another worker, may still make it."""
     start: Batch | Command | None = None
+    prepare: Load | Warm | None = None
+    """Goes on beside whatever is on the device; its end is told by `prepared`."""
     wake_ms: float | None = None
     """Decide again then, at the latest."""
 
 
 class DevicePolicy:
-    """One device with its queue and its variants; one call is on it at a time."""
+    """One device with its queue and its variants; one call is on it at a time, and one variant is made ready, at most.
 
-    def __init__(self, queue: OrderQueue, *, memory_bytes_max: int, queue_rows_max: int) -> None:
+    `loads_beside`: variants are made ready beside what is on the device, so that none of the others waits for that. Unloading always has the device.
+    """
+
+    def __init__(self, queue: OrderQueue, *, memory_bytes_max: int, queue_rows_max: int, loads_beside: bool = False) -> None:
         self.queue = queue
         self.hosting = HostedVariants(memory_bytes_max=memory_bytes_max)
         self.forms = Forms()
         self.running = False
+        self.preparing = False
+        self._loads_beside = loads_beside
         self._queue_rows_max = queue_rows_max
         self._batch_size_max: dict[str, int] = {}
         self._hosting_due = True
@@ -96,11 +103,13 @@ class DevicePolicy:
         decision = Decision()
         for queued in self.queue.drop_late(now_ms):
             (decision.expired if now_ms >= queued.order.deadline_ms else decision.returned).append(queued)
+        command = self._command(now_ms) if may_start and self._may_command else None
+        if self._loads_beside and isinstance(command, Load | Warm):
+            decision.prepare, self.preparing, command = command, True, None
         if self.running or not may_start:
             if self.queue.waiting_rows:
                 decision.wake_ms = self.queue.next_drop_ms()
             return decision
-        command = self._command(now_ms) if self._hosting_due else None
         if command is not None:
             decision.start, self.running = command, True
         elif may_compute:
@@ -111,9 +120,13 @@ class DevicePolicy:
                 decision.start, self.running, self._commanded_last = batch, True, False
         return decision
 
+    @property
+    def _may_command(self) -> bool:
+        return self._hosting_due and not self.preparing and (self._loads_beside or not self.running)
+
     def _command(self, now_ms: float) -> Command | None:
-        """The hosting policy's next command; batches have their turn between two of them."""
-        if self._commanded_last and self.queue.waiting_rows:
+        """The hosting policy's next command; batches have their turn between two that want the device."""
+        if not self._loads_beside and self._commanded_last and self.queue.waiting_rows:
             self._commanded_last = False
             return None
         command = self.hosting.decide(now_ms, self._busy)
@@ -133,6 +146,11 @@ class DevicePolicy:
         self.running = False
         if hosted is not None and rows:
             self.forms.computed(hosted, rows, spent_ms)
+
+    def prepared(self) -> None:
+        """What went on beside the device has ended; say with one of the next five what came of it."""
+        self.preparing = False
+        self._hosting_due = True
 
     def ended(self) -> None:
         """A command is off the device; say with one of the next four what came of it."""

@@ -31,6 +31,8 @@ class VpuBackend:
     OpenVINO's AUTO, MULTI and HETERO would compute on the CPU without a word, so that they are refused.
     """
 
+    loads_beside = True
+
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
         self._core = openvino.Core()

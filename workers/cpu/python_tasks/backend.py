@@ -6,7 +6,7 @@ from pathlib import Path
 
 from schemas.catalog import VariantSpec
 from schemas.errors import ModelRefused
-from workers.backend import Backend, Device, Loaded, Tensors
+from workers.backend import Backend, Device, Loaded, Tensors, loads_beside
 from workers.cpu.python_tasks.process import LOAD_MS_MAX
 from workers.cpu.python_tasks.tasks import Task, load_task
 
@@ -17,6 +17,7 @@ class WithPythonTasks:
     def __init__(self, models: Backend) -> None:
         self._models = models
         self._tasks: dict[str, Task] = {}
+        self.loads_beside = loads_beside(models)
 
     def describe(self) -> Device:
         return self._models.describe()
