@@ -227,6 +227,14 @@ def test_few_samples_weigh_little_and_estimates_never_fall_with_the_batch() -> N
     assert made.at(1).p95_ms >= made.at(1).p50_ms
 
 
+def test_a_profile_of_a_busy_machine_in_which_larger_batches_are_faster_is_no_reason_for_nonsense() -> None:
+    made = LatencyEstimator({1: Latency(9.0, 9.5, 2), 2: Latency(5.0, 8.0, 2), 4: Latency(4.0, 12.0, 2)})
+    assert made.estimates == {1: Latency(9.0, 9.5, 2), 2: Latency(9.0, 9.5, 2), 4: Latency(9.0, 12.0, 2)}
+    for _ in range(64):
+        made.observe(32, 40.0)
+    assert 1.0 < made.at(32).p50_ms < 400.0
+
+
 def test_a_small_batch_that_costs_more_than_a_large_one_raises_both() -> None:
     made = LatencyEstimator({1: Latency(1.0, 1.2, 100), 16: Latency(1.1, 1.3, 100)})
     for _ in range(WINDOW_SAMPLES * 2):

@@ -57,7 +57,7 @@ class LatencyEstimator:
         """Raises ValueError for a profile without any batch size."""
         if not profile:
             raise ValueError("an estimator needs a profile with at least one batch size")
-        self._profile = dict(sorted(profile.items()))
+        self._profile = _never_falling(profile)
         self._sizes = list(self._profile)
         self._windows = {size: _Window() for size in self._sizes}
         self._all = _Window()
@@ -126,3 +126,11 @@ class LatencyEstimator:
             p95s.append(prior.p50_ms * ratio_95)
         monotone = zip(self._sizes, accumulate(p50s, max), accumulate(p95s, max), strict=True)
         self._estimates = {size: Latency(p50, p95, self._profile[size].samples + len(self._windows[size])) for size, p50, p95 in monotone}
+
+
+def _never_falling(profile: dict[int, Latency]) -> dict[int, Latency]:
+    """A few samples on a busy machine can say that a larger batch is faster: the line through them would come down to nothing further on."""
+    sizes = sorted(profile)
+    p50s = accumulate((profile[size].p50_ms for size in sizes), max)
+    p95s = accumulate((profile[size].p95_ms for size in sizes), max)
+    return {size: Latency(p50, max(p95, p50), profile[size].samples) for size, p50, p95 in zip(sizes, p50s, p95s, strict=True)}
