@@ -34,6 +34,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     bindings: tuple[Binding, ...] = ()
     shares: dict[str, dict[str, float]] = {}
     """By task: the part of its requests that each variant key should answer; absent: the dispatcher decides from load."""
+    time_shares: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    """By task (or variant key): its part of the time of a device that hosts several, while all have work; absent: deadlines decide."""
     budgets: dict[str, dict[str, float]] = {}
     """By endpoint: milliseconds for each stage."""
     planner: str = ""

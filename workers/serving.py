@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -98,9 +98,9 @@ class Serving:
         """Nothing runs and nothing waits."""
         return self.policy.idle
 
-    def plan(self, epoch: int, wanted: dict[str, Wanted]) -> None:
-        """Host these from now on."""
-        self.policy.plan(epoch, wanted, self._now_ms())
+    def plan(self, epoch: int, wanted: dict[str, Wanted], parts: Mapping[str, float]) -> None:
+        """Host these from now on, with these parts of the device's time."""
+        self.policy.plan(epoch, wanted, self._now_ms(), parts)
         self._owner.changed()
         self.pump()
 

@@ -232,7 +232,7 @@ class Worker:
         specs = self._directions.catalog.variants()
         wanted = wanted_by(binding, specs, lambda variant, spec: self._memory_bytes(variant, spec.sha256, binding.threads if binding else 1))
         self._lanes.want(binding.lane if binding else None)
-        serving.plan(plan.epoch, wanted)
+        serving.plan(plan.epoch, wanted, plan.time_shares or {})
 
     def _memory_bytes(self, variant: str, sha256: str, threads: int) -> int:
         profile = self._installation.known_profile(variant, sha256, self._device.name if self._device else "", threads)

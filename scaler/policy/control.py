@@ -14,6 +14,7 @@ from scaler.optimizers.optimizer import Explanation, Proposal
 from scaler.optimizers.snapshot import READY, EndpointDemand, FloorDemand, Snapshot, Variant
 from scaler.policy.control_scouting import scouted
 from scaler.policy.control_settings import ControlSettings, MakeForecaster, TypeOf, worker_type
+from scaler.policy.control_time_shares import time_shares
 from scaler.policy.control_triggers import Triggers
 from scaler.policy.control_worth import alike, hosts_all, needed, worth
 from scaler.policy.observed_costs import ObservedCosts
@@ -226,6 +227,7 @@ class ControlPolicy:
             bindings=self._with_lost(rebound.bindings, snapshot),
             shares=proposal.shares,
             budgets=proposal.budgets,
+            time_shares=time_shares(rebound.bindings, snapshot) or msgspec.UNSET,
             planner=self.settings.name,
             optimizer=optimizer,
             reason=f"{self._trigger}: {reason}",

@@ -12,6 +12,7 @@ import msgspec
 from schemas.limits import DEFAULT_PRIORITY
 from schemas.profile import Latency
 from schemas.work import WorkOrder
+from workers.policy.time_shares import Head, TimeShares
 
 LatencyAt = Callable[[int], Latency]
 """Latency of a batch of so many rows."""
@@ -142,6 +143,8 @@ class Batcher:
         self._known: dict[str, QueuedOrder] = {}
         self._number = 0
         self.waiting_rows = 0
+        self.shares = TimeShares()
+        """Whose turn it is where the plan shares the device's time out."""
 
     def host(self, variant: str, rules: BatchRules) -> None:
         """Orders for this variant are taken from now on, or by other rules than before."""
@@ -231,7 +234,7 @@ class Batcher:
 
     def next_batch(self, now_ms: float, *, arriving: bool = False) -> Batch | Wait | None:
         """What the idle device computes now; `arriving`: more orders are known to be on their way. Call drop_late first."""
-        variant = self._most_urgent()
+        variant = self._in_turn(now_ms) if self.shares.shared else self._most_urgent()
         if variant is None:
             return None
         queue = self._queues[variant]
@@ -255,6 +258,16 @@ class Batcher:
             if queue.waiting and _head(queue) is not None and (best is None or queue.heap[0][:3] < best[0]):
                 best = (queue.heap[0][:3], variant)
         return best[1] if best else None
+
+    def _in_turn(self, now_ms: float) -> str | None:
+        heads: list[Head] = []
+        batch_ms = 0.0
+        for variant, queue in self._queues.items():
+            if queue.waiting and (head := _head(queue)) is not None:
+                heads.append(Head(queue.heap[0][:3], variant, self._latest_start_ms(queue, head.order)))
+                rows = queue.efficient_rows()
+                batch_ms = max(batch_ms, queue.p95_ms.get(rows) or queue.of(rows))
+        return self.shares.choose(heads, now_ms, batch_ms) if heads else None
 
     def _grow(self, queue: _Queue, now_ms: float) -> tuple[list[QueuedOrder], int, int]:
         """The head, and who follows as long as everybody in the batch stays safe; a request larger than a batch runs alone."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -14,6 +15,9 @@ from schemas.telemetry import HostedVariant
 from workers.policy.batcher import Batch, BatchRules, QueuedOrder, Wait
 from workers.policy.forms import Forms, Shape
 from workers.policy.hosting import Command, Hosted, HostedVariants, Load, Wanted, Warm
+from workers.policy.time_shares import TimeShares
+
+NO_PARTS: Mapping[str, float] = MappingProxyType({})
 
 
 class OrderQueue(Protocol):
@@ -31,6 +35,13 @@ class OrderQueue(Protocol):
     def take_all(self) -> list[QueuedOrder]: ...
     def take(self, variant: str) -> list[QueuedOrder]: ...
     def next_batch(self, now_ms: float, *, arriving: bool = False) -> Batch | Wait | None: ...
+
+
+@runtime_checkable
+class SharesTime(Protocol):
+    """A queue that keeps to the parts of the device's time that the plan gives."""
+
+    shares: TimeShares
 
 
 class Decision(msgspec.Struct):
@@ -64,6 +75,8 @@ class DevicePolicy:
         self._batch_size_max: dict[str, int] = {}
         self._hosting_due = True
         self._commanded_last = False
+        self._computing = ""
+        """The variant that is on the device, or was last."""
 
     @property
     def idle(self) -> bool:
@@ -72,8 +85,10 @@ class DevicePolicy:
 
     # -- what is asked of it
 
-    def plan(self, epoch: int, wanted: dict[str, Wanted], now_ms: float) -> None:
-        """Host these from now on."""
+    def plan(self, epoch: int, wanted: dict[str, Wanted], now_ms: float, parts: Mapping[str, float] = NO_PARTS) -> None:
+        """Host these from now on; `parts` of the device's time by task or variant, where the plan says so."""
+        if epoch >= self.hosting.epoch and isinstance(self.queue, SharesTime):
+            self.queue.shares.share_out(parts)
         self.hosting.plan(epoch, wanted, now_ms)
         self._batch_size_max = {variant: wish.batch_size_max for variant, wish in wanted.items()}
         for variant in wanted:
@@ -118,6 +133,7 @@ class DevicePolicy:
                 decision.wake_ms = batch.until_ms
             elif batch is not None:
                 decision.start, self.running, self._commanded_last = batch, True, False
+                self._computing = batch.variant
         return decision
 
     @property
@@ -144,6 +160,8 @@ class DevicePolicy:
     def computed(self, hosted: Hosted | None, rows: int, spent_ms: float) -> None:
         """The batch is off the device; `hosted`: whose cost it tells of, None where it says nothing about it."""
         self.running = False
+        if isinstance(self.queue, SharesTime):
+            self.queue.shares.charge(self._computing, spent_ms)
         if hosted is not None and rows:
             self.forms.computed(hosted, rows, spent_ms)
 
