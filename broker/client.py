@@ -99,6 +99,7 @@ class Client:
         self._limits = limits or Limits()
         self._owned = owned
         self._link: _Link | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         """Raises ConfigurationError where this installation's topics do not exist."""
@@ -115,6 +116,7 @@ class Client:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Whoever still waits gets a HeadraceError; requests that were submitted go on."""
         link, self._link = self._link, None
+        self._closed = True
         if link is not None:
             await link.close()
 
@@ -221,7 +223,8 @@ class Client:
 
     def _open(self) -> _Link:
         if self._link is None:
-            raise ConfigurationError("the client is not open: use it in `async with Client(...) as client:`")
+            state = "closed" if self._closed else "not open"
+            raise ConfigurationError(f"the client is {state}: use it in `async with Client(...) as client:`")
         return self._link
 
 

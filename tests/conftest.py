@@ -38,6 +38,13 @@ KAFKA_FIXTURES = {"local_servers", "kafka_address", "kafka_server", "private_kaf
 VALKEY_FIXTURES = {"redis_url", "valkey_server", "private_valkey"}
 
 
+def _stands_still(thread: Path) -> bool:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except OSError:
+        return True  # it has ended
+
+
 class ManagedServer:
     """A genuine server that this test run started, at one address for all its lives; it dies with the test run.
 
@@ -112,6 +119,10 @@ class ManagedServer:
         """It keeps its connections and answers nothing, until `resume`."""
         os.kill(self.pid, signal.SIGSTOP)
         self._paused = True
+        # On a busy machine some of its threads go on for a while.
+        threads = Path(f"/proc/{self.pid}/task")
+        while threads.exists() and not all(_stands_still(thread) for thread in threads.iterdir()):
+            time.sleep(POLL_S)
 
     def resume(self) -> None:
         if self._paused and self.runs:

@@ -241,7 +241,7 @@ async def test_whoever_waits_when_the_client_closes_is_told(rig: Rig) -> None:
         await asyncio.sleep(0.01)
     with pytest.raises(headrace.HeadraceError, match="closed"):
         await waiting
-    with pytest.raises(headrace.ConfigurationError, match="not open"):
+    with pytest.raises(headrace.ConfigurationError, match="closed"):
         await client.submit("fashion", rows(1))
 
 
