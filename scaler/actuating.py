@@ -83,6 +83,13 @@ class Actuating:
         told = self._policy.explained(self._now_ms())
         return {name: f"{text}; the actuator fails: {self.failure}" for name, text in told.items()} if self.failure else told
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """By class: (workers wanted, workers that run), as far as an actuator offers any."""
+        return {
+            offer.accelerator: (order.wanted if (order := self._orders.get(offer.accelerator)) else offer.wanted, offer.running)
+            for offer in self._offers
+        }
+
     # -- beside it
 
     async def run(self) -> None:

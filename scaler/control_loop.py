@@ -210,6 +210,8 @@ class ControlLoop:
         now_ms = self._now_ms()
         if self._term is term and term.sweeper.due(now_ms):
             await term.sweeper.sweep(self._state.catalog, now_ms)
+            self._lanes = min([await self._log.partitions(self._names.work(name)) for name in sorted(term.accelerators)], default=self._lanes)
+            term.lanes(self._lanes)
 
     def _stood_still(self) -> bool:
         return time.monotonic() - self._turned_s > self._settings.paused_s

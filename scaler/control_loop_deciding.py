@@ -18,6 +18,7 @@ from scaler.optimizers.optimizer import FALLBACK, Explanation, Proposal
 from scaler.optimizers.registry import DEFAULT_OPTIMIZER
 from scaler.optimizers.snapshot import Snapshot
 from scaler.plan_journal import PlanJournal
+from scaler.policy.control_lanes import without_lane
 from scaler.snapshot_recording import SnapshotRecording
 from schemas.plan import Plan
 from schemas.plan_journal import LED, MENDED, PINNED, PUBLISHED, SWITCHED, UNPINNED, Forecast, PlanDecision, Rules
@@ -118,6 +119,7 @@ class Deciding:
             term.policy.ask(f"the optimizer is {self._planning.optimizer} now")
         policy, metrics = term.policy, self._metrics
         metrics.pinned.set(self._pinned)
+        metrics.workers(self._actuating.counts(), failing=bool(self._actuating.failure))
         metrics.epoch.set(policy.plan.epoch)
         metrics.plan_age.set(max(self._now_ms() - policy.plan.made_ms, 0.0) / 1e3 if policy.plan.made_ms else 0.0)
         for what, count in policy.lies.items():
@@ -253,7 +255,9 @@ class Deciding:
                 )
                 for endpoint in answer.snapshot.endpoints
             },
+            actuator=dict(self._actuating.explained()) or msgspec.UNSET,
             left_out=term.policy.left_out(answer.snapshot.at_ms)
+            | without_lane(answer.snapshot, term.lane_topics)
             | {f"{worker.name}: {key}": reason for worker in answer.snapshot.workers for key, reason in worker.refused.items()},
             rules=Rules(
                 interval_ms=control.interval_ms,

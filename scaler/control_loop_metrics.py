@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -25,7 +25,19 @@ class ControlMetrics:
         self._decisions = Counter("headrace_scaler_decisions", "Decisions of the control loop", ["kind"], registry=registry)
         self._lag = Gauge("headrace_scaler_lag_messages", "Log end minus committed offset", ["group", "topic"], registry=registry)
         self._proposed = Histogram("headrace_scaler_optimizer_seconds", "Time until a proposal", ["optimizer"], buckets=PROPOSED_S, registry=registry)
+        self._wanted = Gauge("headrace_scaler_workers_wanted", "Workers that the actuator is asked for", ["accelerator"], registry=registry)
+        self._running = Gauge("headrace_scaler_workers_running", "Workers that the actuator says it has", ["accelerator"], registry=registry)
+        self._actuator_failing = Gauge("headrace_scaler_actuator_failing", "1 where the actuator raises or blocks", registry=registry)
         self._failures = Counter("headrace_scaler_optimizer_failures", "Optimizers that gave no proposal", registry=registry)
+
+    def workers(self, counts: Mapping[str, tuple[int, int]], *, failing: bool) -> None:
+        """Show (wanted, running) workers by class, of an actuator that works or does not."""
+        self._wanted.clear()
+        self._running.clear()
+        for accelerator, (wanted, running) in counts.items():
+            self._wanted.labels(accelerator).set(wanted)
+            self._running.labels(accelerator).set(running)
+        self._actuator_failing.set(failing)
 
     def decided(self, decision: PlanDecision) -> None:
         """Count a decision."""

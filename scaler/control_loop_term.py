@@ -18,7 +18,7 @@ from scaler.lag import PartitionLag, lag_by_endpoint
 from scaler.policy.control import ControlPolicy
 from scaler.policy.forecasting.forecaster import create_forecaster
 from schemas.errors import LogUnavailable
-from schemas.names import Names
+from schemas.names import ACCELERATORS, Names
 from schemas.telemetry import Departed, DispatcherReport, ScalerReport, WorkerReport, decode_reported
 
 logger = structlog.get_logger()
@@ -44,6 +44,7 @@ class Term:
         """What the optimizer wants to find again."""
         self.unreadable = 0
         self.workers: dict[str, WorkerReport] = {}
+        self.lane_topics = {accelerator: names.work(accelerator) for accelerator in ACCELERATORS}
         self._name, self._names, self._state = name, names, state
         self._open: dict[str, dict[str, float]] = {}
         """By dispatcher: requests that have not ended, by endpoint."""
@@ -53,6 +54,13 @@ class Term:
         self.follow_catalog()
         if state.plan.epoch:
             self.policy.observe_plan(state.plan)
+
+    def lanes(self, lanes: int) -> None:
+        """Each class has so many lanes by now."""
+        settings = self.policy.settings
+        if lanes > settings.lanes_per_class:
+            self.policy.settings = msgspec.structs.replace(settings, lanes_per_class=lanes)
+            self.policy.ask(f"there are {lanes} lanes now")
 
     def follow_catalog(self) -> None:
         """Take the catalog over where it has changed."""

@@ -82,6 +82,8 @@ class PlanDecision(msgspec.Struct, frozen=True, kw_only=True):
     demand: dict[str, Forecast] = {}
     left_out: dict[str, str] = {}
     """What was not planned with, and why: a worker that flaps, or `worker: variant` where that could not be made ready (quarantined)."""
+    actuator: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """By class whose workers somebody can start and stop: how many are wanted, and why."""
     explanation: Explanation | None = None
     plan: Plan | None = None
     """What was published."""

@@ -128,6 +128,8 @@ def _explain(output: Output, made: PlanDecision) -> None:
         output.table("", ("endpoint", "rate/s", "planned for", "attainment", "lag", "serves", "accuracy"), rows)
         if made.left_out:
             output.table("left out", ("what", "reason"), sorted(made.left_out.items()))
+        if made.actuator:
+            output.table("workers", ("class", "how many, and why"), sorted(made.actuator.items()))
         if told.load:
             output.table("", ("worker type", "used"), [(name, _part(used)) for name, used in told.load.items()])
     if made.rules is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ from scaler.actuators import registry
 from scaler.actuators.apart import ActuatorFailed, ApartActuator
 from scaler.actuators.fixed import FixedActuator
 from scaler.actuators.local import LocalActuator
-from scaler.actuators.registry import actuator_names, create_actuator
+from scaler.actuators.registry import BUILT_IN, actuator_names, check_actuator, create_actuator
 from schemas.errors import ConfigurationError
 from schemas.names import Names
 from schemas.scale import ScaleOffer, ScaleOrder, decode_scale, encode_scale, scale_key
@@ -122,6 +124,35 @@ async def test_others_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> No
         create_actuator("gone", MemoryLog(), NAMES, "s")
     with pytest.raises(ConfigurationError, match=r"'odd' is .*which is no class or function"):
         create_actuator("odd", MemoryLog(), NAMES, "s")
+
+
+async def test_a_package_that_is_installed_offers_its_actuator_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    information = tmp_path / "crane-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: crane\nVersion: 1\n")
+    (information / "entry_points.txt").write_text("[headrace.actuators]\ncrane = crane_plug_in:Crane\n")
+    (tmp_path / "crane_plug_in.py").write_text(
+        "from schemas.scale import ScaleOffer\n"
+        "class Crane:\n"
+        "    name = 'crane'\n"
+        "    def __init__(self, names, scaler): self.said = f'{names.prefix} {scaler}'\n"
+        "    async def start(self): pass\n"
+        "    async def offers(self): return [ScaleOffer(accelerator='gpu', least=0, most=7, by=self.said)]\n"
+        "    async def apply(self, orders): pass\n"
+        "    async def close(self): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "crane" in actuator_names()
+    check_actuator("crane")
+    crane = create_actuator("crane", MemoryLog(), NAMES, "s1")
+    await crane.start()
+    assert [(offer.most, offer.by) for offer in await crane.offers()] == [(7, "t s1")]
+    await crane.close()
+
+
+def test_the_package_declares_the_built_in_ones() -> None:
+    declared = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]["headrace.actuators"]
+    assert tuple(declared) == BUILT_IN
 
 
 class Supervisor:
