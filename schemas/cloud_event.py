@@ -50,7 +50,7 @@ def instant(unix_ms: float) -> str | None:
 
 def kafka_binary(event: CloudEvent) -> Message:
     """Attributes in headers that begin with `ce_`; the data alone is the value."""
-    headers = [(BINARY_PREFIX + name, _text(value).encode()) for name, value in event.attributes.items()]
+    headers = [(BINARY_PREFIX + name, value.encode() if type(value) is str else _text(value).encode()) for name, value in event.attributes.items()]
     if event.data is not None:
         headers.append((CONTENT_TYPE, event.content_type.encode()))
     return event.key, event.data, headers

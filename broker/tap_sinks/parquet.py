@@ -15,8 +15,9 @@ import structlog
 
 from broker.policy.tap_join import TapPosition
 from broker.tap_metrics import TapMetrics
-from broker.tap_sinks.parquet_files import Positions, ShardLock, Stored, Table, new_paths, read_positions, sweep, table_of, write_file
+from broker.tap_sinks.parquet_files import Positions, ShardLock, Stored, new_paths, read_positions, sweep, write_file
 from broker.tap_sinks.parquet_rows import Row, row_of
+from broker.tap_sinks.parquet_table import Table, table_of
 from broker.tap_sinks.tap_sink import SinkUnavailable, TapBatch
 from schemas.errors import ConfigurationError
 from schemas.limits import Limits
@@ -34,8 +35,8 @@ class ParquetSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of decoded rows in memory; the file is a part of that."""
     flush_bytes: int = 16 << 20
     """Decoded rows that are not in a file yet: more are not taken before they are."""
-    writing_share: float = 0.1
-    """Of the time, that writing a growing file again may take."""
+    writing_share: float = 0.5
+    """Of the time, that writing a growing file again may take: a slow disk is written to less often."""
 
 
 class _Growing:
@@ -85,6 +86,8 @@ class ParquetTapSink:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             await asyncio.to_thread(sweep, self._folder)
+            # The first conversion loads libraries for some tenths of a second: not in the middle of a turn.
+            await asyncio.to_thread(table_of, [])
         except OSError as error:
             raise ConfigurationError(f"{self._folder}: Parquet files cannot be written there: {error.strerror or error}") from None
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 
 from broker.policy.tap_join import TapPosition
 from broker.tap_sinks.parquet_layout import LAYOUT, LAYOUT_KEY, LAYOUT_VERSION, POSITIONS_KEY
-from broker.tap_sinks.parquet_rows import Row
+from broker.tap_sinks.parquet_table import Table
 
 SUFFIX = ".parquet"
 PARTIAL = ".partial"
@@ -27,8 +26,6 @@ PARTIAL = ".partial"
 LOCKS = ".locks"
 
 Positions = dict[int, TapPosition]
-Table = Any
-"""A pyarrow.Table."""
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -40,23 +37,6 @@ class Stored(msgspec.Struct, frozen=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Stored, strict=False).decode
-
-
-def table_of(rows: Sequence[Row]) -> tuple[Table, int]:
-    """Rows with the columns of the layout, and how many do not fit into those (records that are none of ours) and are left out."""
-    try:
-        return pa.Table.from_pylist(list(rows), schema=LAYOUT), 0
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        fitting = [row for row in rows if _fits(row)]
-        return pa.Table.from_pylist(fitting, schema=LAYOUT), len(rows) - len(fitting)
-
-
-def _fits(row: Row) -> bool:
-    try:
-        pa.Table.from_pylist([row], schema=LAYOUT)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        return False
-    return True
 
 
 def write_file(path: Path, tables: Sequence[Table], stored: Stored) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from schemas.limits import Limits
 from schemas.request import Routing
 from schemas.tap import TapSpec
 from schemas.tensors import decode_inputs, decode_output
-from schemas.terminal import PathStep, decode_terminal
+from schemas.terminal import decode_terminal
 
 Row = dict[str, Any]
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadRequest, TooLarge, ValueError)
@@ -25,7 +24,7 @@ _NO_STEP = {"stage": None, "variant": None, "accelerator": None}
 
 
 def row_of(exchange: Exchange, limits: Limits) -> Row:
-    """The columns of parquet_layout.py, by name; times in Unix milliseconds."""
+    """The columns of parquet_layout.py, by name: tensors as tuples, times in Unix milliseconds."""
     head, asked, endpoint = exchange.head, exchange.asked, exchange.endpoint
     taps = endpoint.taps or TapSpec()
     routing = routing_of(asked, limits)
@@ -45,7 +44,7 @@ def row_of(exchange: Exchange, limits: Limits) -> Row:
         "received_at": asked.received_ms,
         "finished_at": head.finished_ms,
         "deadline_at": head.deadline_ms,
-        "path": [_step(step) for step in head.path],
+        "path": head.path,
         **_request(exchange, taps, limits),
         **_response(exchange, taps),
         "sample_rate": exchange.rate,
@@ -58,10 +57,6 @@ def _stated(routing: Routing | None) -> Row:
     if routing is None:
         return {"tenant": None, "priority": None, "traceparent": None}
     return {"tenant": routing.tenant or None, "priority": routing.priority, "traceparent": routing.traceparent}
-
-
-def _step(step: PathStep) -> Row:
-    return {name: getattr(step, name) for name in step.__struct_fields__}
 
 
 def _request(exchange: Exchange, taps: TapSpec, limits: Limits) -> Row:
@@ -106,7 +101,7 @@ def _undecoded(column: str, payload: Payload, taps: TapSpec, error: Exception) -
     return {column: payload.data, f"{column}_problem": str(error)}
 
 
-def _tensor(name: str, values: Array, taps: TapSpec) -> Mapping[str, Any]:
+def _tensor(name: str, values: Array, taps: TapSpec) -> tuple[str, str, tuple[int, ...], bytes | None]:
+    """The fields of a tensor in the order of the layout."""
     datatype = datatype_of(values)
-    data = None if name in taps.redact else to_raw(values, datatype)
-    return {"name": name, "datatype": datatype.name, "shape": values.shape, "data": data}
+    return name, datatype.name, values.shape, None if name in taps.redact else to_raw(values, datatype)
