@@ -19,7 +19,7 @@ from schemas.request import request_id_of
 from schemas.tap import EVERY_STAGE
 
 _log = structlog.get_logger(__name__)
-READ_MS = 100
+READ_MS, FETCH_WAIT_MS = 100, 500
 READ_RECORDS_MAX = 5_000
 
 
@@ -30,8 +30,8 @@ class TapSources:
         self._log = log
         self._names = names
         self._limits = limits
-        self._reader: Reader = log.reader(f"{client_id}-sources", fetch_wait_ms=READ_MS)
-        self._control: Reader = log.reader(f"{client_id}-catalog", fetch_wait_ms=READ_MS)
+        self._reader: Reader = log.reader(f"{client_id}-sources", fetch_wait_ms=FETCH_WAIT_MS)
+        self._control: Reader = log.reader(f"{client_id}-catalog", fetch_wait_ms=FETCH_WAIT_MS)
         self._catalog_at = TopicPartition(names.catalog, 0)
         self._catalog = Catalog()
         self._joins: dict[int, TapJoin] = {}

@@ -25,13 +25,17 @@ from schemas.limits import Limits
 from schemas.names import Names
 
 _log = structlog.get_logger(__name__)
+FETCH_WAIT_MS = 500
+READ_MS = 100
+EMPTY_READS_MAX = 5
+"""What the log has and nobody hands out (a partition that has just gone) is left to the next turn."""
 
 
 class TapSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How the taps read and wait."""
 
-    turn_ms: int = 200
-    """Answers are collected for so long: each turn costs a transaction, or a look at the disk."""
+    turn_ms: int = 500
+    """Between turns, unless there is more than one can take: each costs a transaction for each shard, or a look at the disk."""
     turn_records_max: int = 4_000
     commit_ms: float = 5_000.0
     """A shard of which nothing was sampled says how far it is no more often than this."""
@@ -80,7 +84,7 @@ class Taps:
         self._settings = settings or TapSettings()
         self._metrics = metrics or TapMetrics(CollectorRegistry())
         self._now_ms = now_ms
-        self._make_reader = lambda: log.reader(client_id, group=group, instance_id=instance_id)
+        self._make_reader = lambda: log.reader(client_id, group=group, instance_id=instance_id, fetch_wait_ms=FETCH_WAIT_MS)
         self._make_sources = lambda: TapSources(log, names, client_id, self._settings.limits)
         self._reader: Reader = self._make_reader()
         self._sources = self._make_sources()
@@ -91,6 +95,7 @@ class Taps:
         self._moved_ms = now_ms()
         self._reported_ms = 0.0
         self._lag_messages = 0
+        self._behind = False
 
     def stop(self) -> None:
         self._stopping.set()
@@ -208,21 +213,27 @@ class Taps:
         await self._report()
 
     async def _collect(self) -> dict[int, list[Record]]:
-        """Answers of open shards, for at most `turn_ms` after the first."""
-        settings = self._settings
+        """Answers of open shards, up to what the log has now: once in a turn, for whoever reads each record as it comes keeps Kafka busy."""
+        if not self._behind:
+            await self._wait(self._settings.turn_ms)
+        states = {TopicPartition(self._names.responses, shard): state for shard, state in self._shards.items() if state.join is not None}
+        ends = await self._reader.end_offsets(list(states))
+        left = {partition: end for partition, end in ends.items() if end > states[partition].next}
         found: dict[int, list[Record]] = {}
-        count, end_ms = 0, 0.0
-        while count < settings.turn_records_max:
-            left_ms = settings.turn_ms if not count else end_ms - self._now_ms()
-            if (count and left_ms <= 0) or self._stopping.is_set():
-                break
-            read = await self._reader.read(timeout_ms=max(int(left_ms), 1), records_max=settings.turn_records_max - count)
-            if not read and not count:
-                break
-            end_ms = end_ms or self._now_ms() + settings.turn_ms
+        count, empty = 0, 0
+        while count < self._settings.turn_records_max and empty < EMPTY_READS_MAX:
+            # Also with nothing to be had: a rebalance is noticed here.
+            wait_ms = READ_MS if left else 1
+            read = await self._reader.read(timeout_ms=wait_ms, records_max=self._settings.turn_records_max - count)
             for partition, records in read.items():
                 found.setdefault(partition.partition, []).extend(records)
                 count += len(records)
+                if records[-1].offset + 1 >= left.get(partition, 0):
+                    left.pop(partition, None)
+            if not left:
+                break
+            empty = 0 if read else empty + 1
+        self._behind = count >= self._settings.turn_records_max
         return found
 
     async def _take(self, answers: Mapping[int, Sequence[Record]]) -> None:
@@ -305,7 +316,7 @@ class Taps:
         self._reported_ms = now_ms
         joins = [state.join for state in self._shards.values() if state.join is not None]
         self._metrics.waiting.set(sum(join.waiting for join in joins))
-        self._metrics.buffered_bytes.set(sum(join.waiting_bytes for join in joins))
+        self._metrics.buffered_bytes.set(sum(join.waiting_bytes for join in joins) + self._sink.buffered_bytes())
         for join in joins:
             counts = join.counts
             for reason in counts.__struct_fields__:

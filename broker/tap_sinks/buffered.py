@@ -130,10 +130,6 @@ class BufferedTapSink:
         self._delivering: asyncio.Task[None] | None = None
         self._problem = ""
 
-    @property
-    def buffered_bytes(self) -> int:
-        return self._buffer.bytes
-
     async def start(self) -> None:
         await self._carrier.start()
         self._delivering = asyncio.create_task(self._deliver(), name="tap-deliver")
@@ -199,6 +195,10 @@ class BufferedTapSink:
             with suppress(asyncio.CancelledError):
                 await self._delivering
         await self._carrier.close()
+
+    def buffered_bytes(self) -> int:
+        """What was not delivered, dropped or refused yet."""
+        return self._buffer.bytes
 
     def unready(self) -> str:
         return self._problem

@@ -111,5 +111,9 @@ class KafkaTapSink:
     async def close(self) -> None:
         await self.release(list(self._open))
 
+    def buffered_bytes(self) -> int:
+        """What is taken is stored, or in doubt."""
+        return 0
+
     def unready(self) -> str:
         return self._problem

@@ -177,5 +177,9 @@ class ParquetTapSink:
     async def close(self) -> None:
         await self.release(list(self._locks))
 
+    def buffered_bytes(self) -> int:
+        """Rows that are in no file yet."""
+        return self._row_bytes
+
     def unready(self) -> str:
         return self._problem

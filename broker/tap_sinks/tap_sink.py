@@ -58,6 +58,10 @@ class TapSink(Protocol):
         """Store what can be stored in bounded time, and let everything go."""
         ...
 
+    def buffered_bytes(self) -> int:
+        """What was taken and is not stored yet."""
+        ...
+
     def unready(self) -> str:
         """Why nothing can be stored now; empty where all is well."""
         ...

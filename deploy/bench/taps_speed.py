@@ -57,7 +57,7 @@ class TapSpeed:
                 async def copied() -> int:
                     return sum(at.offset for at in (await reader.committed_all(partitions)).values())
 
-                pid = await crew.role("taps", "tap", *options, ready_when="running")
+                pid = await crew.role("taps", "tap", "--niceness", "0", *options, ready_when="running")
                 meter = CpuMeter(pid)
                 try:
                     begun_s, first = await _first(copied, crew)

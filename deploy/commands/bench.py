@@ -35,6 +35,9 @@ from deploy.bench.scaling_prediction import DIFFERS
 from deploy.bench.scaling_rebind import ScalingRebind
 from deploy.bench.scaling_shift import ScalingShift
 from deploy.bench.spare_capacity import SpareCapacity
+from deploy.bench.taps_dead_sink import TapsDeadSink
+from deploy.bench.taps_path import TapsPath
+from deploy.bench.taps_speed import TapSpeed
 from deploy.commands.command import Command
 from deploy.commands.output import Output
 from deploy.configuration import Connection
@@ -45,8 +48,9 @@ from workers.host import host_name, processor_name
 ROWS: tuple[Row, ...] = (DispatcherCpu(), AddedLatency(), Expiry(), LateBinding(), Overload(), SpareCapacity(), Memory())
 GRAPH_ROWS: tuple[Row, ...] = (GraphCpu(), GraphJoin(), GraphChain(), GraphShadow())
 SCALING_ROWS: tuple[Row, ...] = (ScalingCapacity(), ScalingShift(), ScalingBurst(), ScalingRebind(), ScalingEpochs(), ScalingCost())
-GROUPS = {"graphs": GRAPH_ROWS, "scaling": SCALING_ROWS}
-BY_NAME = dict[str, tuple[Row, ...]]({row.name: (row,) for row in (*ROWS, *GRAPH_ROWS, *SCALING_ROWS)} | GROUPS)
+TAP_ROWS: tuple[Row, ...] = (TapsPath(), TapSpeed("kafka", 10_000.0), TapSpeed("parquet", 5_000.0), TapsDeadSink())
+GROUPS = {"graphs": GRAPH_ROWS, "scaling": SCALING_ROWS, "taps": TAP_ROWS}
+BY_NAME = dict[str, tuple[Row, ...]]({row.name: (row,) for row in (*ROWS, *GRAPH_ROWS, *SCALING_ROWS, *TAP_ROWS)} | GROUPS)
 RUNS = 3
 SOAK_S, SOAK_QUICK_S = 30.0, 12.0
 SHORT_SOAK_MINUTES = 10.0
@@ -86,10 +90,11 @@ def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int
     """Measure speed and memory against baselines, in one run, on a genuine Kafka (one is started where no --kafka is given).
 
     \b
-    headrace bench                                  every row but those about graphs and scaling, three runs: about ten minutes
+    headrace bench                                  every row but those of the groups, three runs: about ten minutes
     headrace bench --quick                          about two minutes
     headrace bench graphs                           the rows about graphs
     headrace bench scaling                          the rows about scaling, on the ImageNet ladder, with the simulator's predictions
+    headrace bench taps                             the rows about taps
     headrace bench overload late-binding --runs 5 --output bench.json
     headrace bench memory --soak-minutes 10
     """
@@ -110,7 +115,7 @@ def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int
 
 
 def chosen_rows(names: Sequence[str]) -> list[Row]:
-    """The rows of these names, each once; without names all but those about graphs and scaling."""
+    """The rows of these names, each once; without names all but those of the groups."""
     return list(dict.fromkeys(row for name in names for row in BY_NAME[name])) or list(ROWS)
 
 

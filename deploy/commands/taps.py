@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ from schemas.errors import ConfigurationError
 @option("--structured", is_flag=True, help="Whole events as JSON in the records' values, instead of attributes in headers.")
 @option("--rotate-seconds", type=click.IntRange(1, 86_400), default=60, show_default=True, help="A new Parquet file begins after this time.")
 @option("--rotate-bytes", type=Bytes(), default="64M", show_default=True, help="... or after so many bytes of decoded rows.")
+@option(
+    "--niceness", type=click.IntRange(0, 19), default=10, show_default=True, help="How far to stand back for others on this machine: 19 is the most."
+)
 @option("--group", default=None, help="Consumer group, where several taps of one kind are to go their own ways.")
-def taps(connection: Connection, running: RunOptions, name: str | None, sink: str | None, **options: Any) -> int:
+def taps(connection: Connection, running: RunOptions, name: str | None, sink: str | None, niceness: int, **options: Any) -> int:
     """Run a tap: it copies sampled requests and answers, as the endpoints' `taps:` say, to those who watch models.
 
     It only reads what it copies, so it never delays a request. Each sink is a process (or several) of its own.
@@ -38,6 +42,7 @@ def taps(connection: Connection, running: RunOptions, name: str | None, sink: st
     """
     found = tap_options(sink, **options)
     connection.need_kafka()
+    os.nice(niceness)
     name = name or default_name("taps")
     return run_role("taps", name, taps_role(connection, name, found), running)
 
