@@ -77,7 +77,7 @@ class TapRig:
         await self.apply(taps)
 
     async def apply(self, taps: TapSpec | None, endpoint: str = "fashion", **fields: Any) -> None:
-        spec = EndpointSpec(name=endpoint, task=endpoint, taps=taps, **fields)
+        spec = EndpointSpec(**{"name": endpoint, "task": endpoint, "taps": taps} | fields)
         await self.writer.write(self.names.catalog, 0, [(catalog_key(spec), encode_catalog(spec), [])])
 
     async def write(self, topic: str, shard: int, messages: Sequence[Message]) -> None:
