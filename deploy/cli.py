@@ -29,6 +29,7 @@ COMMANDS = {
     "canary": "deploy.commands.canary:canary",
     "send": "deploy.commands.requests:send",
     "poll": "deploy.commands.requests:poll",
+    "trace": "deploy.commands.trace:trace",
     "feedback": "deploy.commands.feedback:feedback",
     "dispatcher": "deploy.commands.dispatcher:dispatcher",
     "worker": "deploy.commands.worker:worker",

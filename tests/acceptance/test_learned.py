@@ -47,13 +47,13 @@ class Shop:
         self._asked = 0
         self.labels: dict[str, int] = {}
 
-    def ask(self, name: str, count: int, *, endpoint: str = "garment", floor: float = FLOOR) -> Kept:
+    def ask(self, name: str, count: int, *, endpoint: str = "garment", floor: float = FLOOR, timeout_ms: int = 20_000) -> Kept:
         due_s, floors = time.monotonic(), {}
         for _ in range(count):
             at, request_id = self._asked % len(self._images), f"{name}-{self._asked}"
             image = self._images[at][None]
             tensor = image_tensor(image, data=image.tobytes())
-            body = {"endpoint": endpoint, "min_accuracy": floor, "timeout_ms": 20_000, "inputs": [tensor]}
+            body = {"endpoint": endpoint, "min_accuracy": floor, "timeout_ms": timeout_ms, "inputs": [tensor]}
             self._client.publish(request_id, msgspec.msgpack.encode(body), headers=MSGPACK)
             self._asked += 1
             self.labels[request_id], floors[request_id] = int(self._labels[at]), floor
@@ -107,3 +107,25 @@ def test_a_variant_that_boasts_is_found_out_and_serves_its_floor_no_more(stack: 
     assert all(abs(accuracy - 0.8455) < 0.06 for accuracy in said), "it is still good for floors that it meets, and claims no more"
     (refused,) = shop.ask("above", 1, floor=0.934).first.values()
     assert refused["error"]["code"] == "infeasible_accuracy"
+
+
+def test_the_log_tells_what_happened_to_each_request(stack: RunningStack, client: ForeignClient) -> None:
+    """Completed, judged, rejected and expired ones."""
+    shop = Shop(stack, client)
+    (done,) = shop.ask("traced", 1).completed
+    shop.tell([done])
+    (refused,) = shop.ask("refused", 1, floor=0.99).first
+    with stack.paused(*stack.names("worker")):
+        (expired,) = shop.ask("expired", 1, timeout_ms=700).first
+    found = stack.headrace("trace", done)
+    assert (found["outcome"], [event["what"] for event in found["events"]]) == ("completed", ["arrived", "sent", "answered", "feedback"])
+    order = found["events"][1]["data"]
+    assert (order["variant"], order["attempt"], order["worker"]) == ("garment/honest", 1, *stack.names("worker"))
+    assert found["plans"][str(order["epoch"])], "why that plan was made"
+    found = stack.headrace("trace", refused)
+    assert (found["outcome"], [event["what"] for event in found["events"]]) == ("rejected", ["arrived", "answered"])
+    assert "infeasible_accuracy, min_accuracy 0.99 is above every variant" in found["events"][1]["detail"]
+    found = stack.headrace("trace", expired)
+    assert (found["outcome"], found["events"][0]["what"]) == ("expired", "arrived")
+    assert any(event["what"] == "answered" and "deadline_exceeded" in event["detail"] for event in found["events"])
+    assert "look further back" in stack.headrace("trace", "nobody-asked", code=1)["error"]["message"]
