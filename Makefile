@@ -12,7 +12,11 @@ FPGA := $(FPGA_VENV)/.installed
 PURE_TESTS := tests/unit tests/property tests/sim tests/wire
 SERVED_TESTS := tests/contract tests/integration tests/acceptance
 
-.PHONY: install demo test check format bench papers clean fpga-env fpga-test fpga-demo
+# evidently wants pandas < 3: an environment of its own, which only the report page runs in.
+MLOPS_VENV := .venv-mlops
+MLOPS := $(MLOPS_VENV)/.installed
+
+.PHONY: install demo test check format bench papers clean fpga-env fpga-test mlops-env drift-demo fpga-demo
 .DEFAULT_GOAL := install
 
 $(BIN)/python:
@@ -43,6 +47,16 @@ fpga-test: $(FPGA)
 fpga-demo: $(STAMP) $(FPGA)
 	$(BIN)/headrace fpga demo --fpga-python $(FPGA_BIN)/python $(ARGS)
 
+$(MLOPS): constraints-mlops.txt
+	$(PYTHON) -m venv $(MLOPS_VENV)
+	$(MLOPS_VENV)/bin/python -m pip install -q -c constraints-mlops.txt evidently 'pandas<3' pyarrow
+	@touch $@
+
+mlops-env: $(MLOPS)
+
+drift-demo: $(DEV) $(MLOPS)
+	$(BIN)/python -m headrace_mlops.demo $(ARGS)
+
 demo: $(STAMP)
 	$(BIN)/headrace demo --auto $(ARGS)
 
@@ -72,4 +86,4 @@ papers: $(DEV)
 	$(BIN)/python -m benchmarks.papers $(ROW) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(FPGA_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FPGA_VENV) $(MLOPS_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
