@@ -63,6 +63,8 @@ async def write(log: KafkaLog, names: Names, numbers: range, *, endpoint: str = 
 class EveryTenth:
     """Tells something of every tenth request."""
 
+    endpoint = "watched"
+
     def observe(self, observed: Observed) -> Sequence[Alert]:
         number = int(observed.id[1:])
         return [Alert(source="test", kind="tenth", message=observed.id, endpoint="watched", at_ms=1)] if number % 10 == 0 else []
@@ -74,7 +76,7 @@ async def test_what_was_tapped_is_watched_and_alerts_are_written(log: KafkaLog, 
     await write(log, names, range(30))
     await write(log, names, range(100, 105), endpoint="other")
     told: list[Alert] = []
-    task = asyncio.create_task(watch(log, kafka_address, names, "watched", EveryTenth(), told=told.append, beginning=True))
+    task = asyncio.create_task(watch(log, kafka_address, names, EveryTenth(), told=told.append, beginning=True))
     await eventually(lambda: len(told) == 3)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

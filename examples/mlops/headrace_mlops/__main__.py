@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -31,7 +32,7 @@ def detectors() -> None:
 @click.option("--beginning", is_flag=True, help="From what the taps still hold, not from now on.")
 def drift(connection: Connection, output: Output, endpoint: str, input_name: str, output_name: str, *, beginning: bool) -> None:
     """Watch inputs and confidences for drift (river: ADWIN, Page-Hinkley, KSWIN)."""
-    _run(connection, output, endpoint, DriftDetector(endpoint, input_name, output_name), beginning=beginning)
+    _run(connection, output, DriftDetector(endpoint, input_name, output_name), beginning=beginning)
 
 
 @detectors.command(cls=Command)
@@ -40,21 +41,20 @@ def drift(connection: Connection, output: Output, endpoint: str, input_name: str
 @option("--model", type=click.Path(exists=True, path_type=Path), default=FASHION / "models" / "mlp128.onnx", help="The dense network to squeeze for.")
 @option("--clean", type=click.Path(exists=True, path_type=Path), default=FASHION / "test-2000.npz", help="Clean `images` (.npz) for the thresholds.")
 @click.option("--beginning", is_flag=True, help="From what the taps still hold, not from now on.")
-def adversarial(connection: Connection, output: Output, endpoint: str, input_name: str, model: Path, clean: Path, *, beginning: bool) -> None:
+def adversarial(connection: Connection, output: Output, endpoint: str, *, beginning: bool, **options: Any) -> None:
     """Flag images that look attacked (feature squeezing)."""
-    with np.load(clean) as arrays:
-        detector = SqueezingDetector(DenseNetwork(model), arrays["images"])
-    _run(connection, output, endpoint, AttackDetector(endpoint, input_name, detector), beginning=beginning)
+    with np.load(options["clean"]) as arrays:
+        detector = SqueezingDetector(DenseNetwork(options["model"]), arrays["images"])
+    _run(connection, output, AttackDetector(endpoint, options["input_name"], detector), beginning=beginning)
 
 
-def _run(connection: Connection, output: Output, endpoint: str, detector: Detector, *, beginning: bool) -> None:
+def _run(connection: Connection, output: Output, detector: Detector, *, beginning: bool) -> None:
     async def watched() -> None:
         async with open_log(connection) as log:
             await watch(
                 log,
                 connection.need_kafka(),
                 connection.names,
-                endpoint,
                 detector,
                 told=lambda alert: output.say(f"{alert.kind}: {alert.message}"),
                 beginning=beginning,

@@ -25,7 +25,9 @@ Told = Callable[[Alert], None]
 
 
 class Detector(Protocol):
-    """Takes what was observed, and says what is to be told."""
+    """Takes what was observed of an endpoint, and says what is to be told."""
+
+    endpoint: str
 
     def observe(self, observed: Observed) -> Sequence[Alert]:
         """In the order of the answers."""
@@ -36,7 +38,7 @@ class DriftDetector:
     """Drift on inputs and confidences of one endpoint."""
 
     def __init__(self, endpoint: str, input_name: str, output_name: str, watch: DriftWatch | None = None) -> None:
-        self._endpoint, self._input, self._output = endpoint, input_name, output_name
+        self.endpoint, self._input, self._output = endpoint, input_name, output_name
         self.watch = watch or DriftWatch()
 
     def observe(self, observed: Observed) -> Sequence[Alert]:
@@ -51,7 +53,7 @@ class DriftDetector:
             Alert(
                 source="river",
                 kind="drift",
-                endpoint=self._endpoint,
+                endpoint=self.endpoint,
                 message=f"{drift.feature} has drifted by {drift.moved:+.1f} standard deviations ({drift.detector}, request {drift.number})",
                 at_ms=observed.at_ms,
                 evidence={"detector": drift.detector, "feature": drift.feature, "request": drift.number, "moved": drift.moved, "id": observed.id},
@@ -64,7 +66,7 @@ class AttackDetector:
     """Images that look attacked, and when there are more of them than mistakes explain."""
 
     def __init__(self, endpoint: str, input_name: str, detector: SqueezingDetector) -> None:
-        self._endpoint, self._input, self._detector = endpoint, input_name, detector
+        self.endpoint, self._input, self._detector = endpoint, input_name, detector
         self.flagged: dict[str, bool] = {}
         """The latest requests, by id."""
         self._recent: list[bool] = []
@@ -90,7 +92,7 @@ class AttackDetector:
             Alert(
                 source="squeezing",
                 kind="adversarial",
-                endpoint=self._endpoint,
+                endpoint=self.endpoint,
                 message=message,
                 severity="critical",
                 at_ms=observed.at_ms,
@@ -99,14 +101,14 @@ class AttackDetector:
         ]
 
 
-async def watch(log: Log, kafka: str, names: Names, endpoint: str, detector: Detector, *, told: Told, beginning: bool = False) -> None:
+async def watch(log: Log, kafka: str, names: Names, detector: Detector, *, told: Told, beginning: bool = False) -> None:
     """Follow the taps and write alerts, until cancelled."""
     await log.create_topics([alerts_spec(names)])
     writer = log.writer(CLIENT_ID)
     await writer.start()
     try:
-        async for batch in follow(log, kafka, names, endpoint, beginning=beginning):
-            alerts = [behind(endpoint, batch)] if isinstance(batch, int) else [alert for one in batch for alert in detector.observe(one)]
+        async for batch in follow(log, kafka, names, detector.endpoint, beginning=beginning):
+            alerts = [behind(detector.endpoint, batch)] if isinstance(batch, int) else [alert for one in batch for alert in detector.observe(one)]
             if alerts:
                 await writer.write(alerts_topic(names), 0, [(alert.endpoint.encode(), encode_alert(alert), ()) for alert in alerts])
             for alert in alerts:
