@@ -29,7 +29,7 @@ from schemas.errors import LogUnavailable, Unattributable
 from schemas.limits import Limits
 from schemas.names import Names
 from schemas.telemetry import encode_telemetry
-from schemas.terminal import EXPIRED, answers
+from schemas.terminal import COMPLETED, EXPIRED, outcome_of
 
 logger = structlog.get_logger()
 READ_TIMEOUT_MS = 200
@@ -173,9 +173,9 @@ class Dispatcher:
             await asyncio.sleep(0)
 
     def _answered(self, shard: int, records: Sequence[Record]) -> ev.Answered:
-        keys = [record.key for record in records if record.key and answers(record.value, record.key)]
-        self._metrics.strays.inc(len(records) - len(keys))
-        return ev.Answered(shard, keys)
+        found = [(record.key, said) for record in records if record.key and (said := outcome_of(record.value, record.key)) is not None]
+        self._metrics.strays.inc(len(records) - len(found))
+        return ev.Answered(shard, [key for key, _ in found], frozenset(key for key, said in found if said != COMPLETED))
 
     def _stages_done(self, shard: int, records: Sequence[Record]) -> ev.StagesDone:
         done = [(record.key, found, record.value or b"") for record in records if record.key and (found := read_stage(record)) is not None]

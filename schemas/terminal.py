@@ -118,14 +118,21 @@ def answers(value: bytes | None, key: bytes) -> bool:
 
     What a Headrace of this version wrote is told by its first and last bytes; everything else is decoded.
     """
+    return outcome_of(value, key) is not None
+
+
+def outcome_of(value: bytes | None, key: bytes) -> str | None:
+    """The outcome that it says; None where `answers` is false."""
     if not value:
-        return False
-    if value.startswith(b'{"id":"%b","outcome":"' % key) and value.endswith(_JSON_END):
-        return True
+        return None
+    head = b'{"id":"%b","outcome":"' % key
+    if value.startswith(head) and value.endswith(_JSON_END):
+        return value[len(head) : value.index(b'"', len(head))].decode()
     try:
-        return decode_terminal_head(value).id.encode() == key
+        found = decode_terminal_head(value)
+        return found.outcome if found.id.encode() == key else None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return False
+        return None
 
 
 def decode_terminal_head(value: bytes) -> TerminalHead:

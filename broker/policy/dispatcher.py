@@ -233,7 +233,7 @@ class DispatcherPolicy:
                     lane.answered(order, now_ms)
             entry = live.pop(key, None)
             if entry is not None:
-                ended(entry, now_ms)
+                ended(entry, now_ms, missed=key in event.missed)
                 if not entry.task:
                     self.graphs.ended(entry, now_ms, commands)
                 finish(entry, shard)

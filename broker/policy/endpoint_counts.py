@@ -66,13 +66,13 @@ class EndpointCounters:
         if entry.counted and outcome != COMPLETED:
             self._of(entry.endpoint).missed += 1
 
-    def ended(self, entry: Entry, now_ms: float) -> None:
-        """A terminal record was read back; a worker's is taken to say `completed`, unless it comes too late for that."""
+    def ended(self, entry: Entry, now_ms: float, *, missed: bool = False) -> None:
+        """A terminal record was read back; `missed`: it does not say `completed`, or comes too late for that."""
         if not entry.counted:
             return
         counts = self._endpoints.get(entry.endpoint) or self._of(entry.endpoint)
         counts.ended += 1
-        if entry.state is not ANSWERED and now_ms - self._settings.hop_ms > entry.deadline_ms:
+        if entry.state is not ANSWERED and (missed or now_ms - self._settings.hop_ms > entry.deadline_ms):
             counts.missed += 1
 
     def stage_started(self, entry: Entry) -> None:

@@ -45,6 +45,8 @@ class Answered(msgspec.Struct):
 
     shard: int
     keys: list[bytes]
+    missed: frozenset[bytes] = frozenset()
+    """Of these: whose record does not say `completed`."""
 
 
 class StagesDone(msgspec.Struct):

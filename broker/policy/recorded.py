@@ -71,6 +71,14 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
     made: Made
 
 
+class _Answered(msgspec.Struct, frozen=True, array_like=True):
+    """As it is written; recordings of older versions end before `missed`."""
+
+    shard: int
+    keys: list[bytes]
+    missed: list[bytes] = []
+
+
 _FIELDS = (
     "key", "shard", "offset", "received_ms", "endpoint", "floor", "deadline_at_ms", "timeout_ms", "priority", "tenant", "rows", "bytes", "refused",
     "traceparent",
@@ -171,8 +179,8 @@ def _decoded(kind: type[Any], make: Callable[[Any, Identities], ev.Event]) -> De
 _CODECS: dict[type[Any], tuple[Encode, Decode]] = {
     ev.Arrived: (_encode_arrived, _decode_arrived),
     ev.Answered: (
-        lambda event, _who: (event.shard, event.keys),
-        _decoded(tuple[int, list[bytes]], lambda found, _who: ev.Answered(*found)),
+        lambda event, _who: _Answered(event.shard, event.keys, sorted(event.missed)),
+        _decoded(_Answered, lambda found, _who: ev.Answered(found.shard, found.keys, frozenset(found.missed))),
     ),
     ev.StagesDone: (
         lambda event, _who: (event.shard, event.records),

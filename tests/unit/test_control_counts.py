@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+import pytest
 from policy_graph_stage import GraphStage, probs
 from policy_stage import START_MS, dispatcher, request
 
@@ -12,6 +15,7 @@ from broker.policy.report import dispatcher_report
 from broker.policy.settings import DispatcherSettings
 from schemas.graph import Case, ForEachNode, GraphSpec, StageNode, SwitchNode
 from schemas.telemetry import EndpointCounts, decode_telemetry, encode_telemetry
+from schemas.terminal import JSON_TYPE, MSGPACK_TYPE, OUTCOMES, TERMINAL_VERSION, Terminal, encode_terminal, outcome_of
 
 CASCADE = GraphSpec(
     nodes={
@@ -58,6 +62,24 @@ def test_what_ended_is_counted_and_what_came_late_or_expired_was_missed() -> Non
     policy.step(ev.Answered(0, [b"expired"]), START_MS + 1_101.0)
     counts = counts_of(policy, "fashion", START_MS + 1_200.0)
     assert (counts.ended, counts.missed) == (3, 3)
+
+
+def test_what_a_worker_failed_or_expired_was_missed() -> None:
+    policy = dispatcher("w0")
+    policy.step(ev.Arrived(0, [request("a"), request("b"), request("c")]), START_MS)
+    policy.step(ev.Answered(0, [b"a", b"b", b"c"], frozenset({b"a", b"c"})), START_MS + 100.0)
+    counts = counts_of(policy, "fashion", START_MS + 200.0)
+    assert (counts.ended, counts.missed) == (3, 2)
+
+
+@pytest.mark.parametrize("content_type", [JSON_TYPE, MSGPACK_TYPE])
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_a_terminal_record_says_its_outcome(outcome: Any, content_type: str) -> None:
+    terminal = Terminal(id="a", endpoint="e", outcome=outcome, path=[], received_ms=1, finished_ms=2, attempts=1, epoch=1, version=TERMINAL_VERSION)
+    value = encode_terminal(terminal, content_type)
+    assert outcome_of(value, b"a") == outcome
+    assert outcome_of(value, b"b") is None
+    assert outcome_of(b"{", b"a") is None
 
 
 def test_what_waits_is_counted_by_endpoint() -> None:
