@@ -202,6 +202,11 @@ class Harness:
         return self._log
 
     @property
+    def kafka_pid(self) -> int | None:
+        """Where it runs here."""
+        return self._kafka[0].pid if self._kafka is not None else None
+
+    @property
     def own_kafka(self) -> bool:
         """Whether Kafka runs here, where it can be pinned."""
         return self._kafka is not None

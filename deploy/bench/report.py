@@ -10,6 +10,8 @@ import msgspec
 from deploy.bench.rows import Figure, Measured, Row, Sample
 
 COLUMNS = ("row", "figure", "baseline", "ours", "ratio", "spread", "must", "met")
+DIFFERS = 0.15
+"""A figure this far off its prediction wants a reason."""
 PREDICTED = ("simulated", "differs")
 """Beside them, where a row has predictions."""
 
@@ -104,6 +106,13 @@ def cells(line: Line) -> tuple[str, ...]:
         line.must,
         "" if line.met is None else "yes" if line.met else "NO",
     )
+
+
+def differences(row: RowReport) -> tuple[str, ...]:
+    """What was measured of the reasons, in the last run, where some figure is off its prediction by DIFFERS."""
+    if not any(line.differs is not None and abs(line.differs) >= DIFFERS for line in row.lines) or not row.details:
+        return ()
+    return msgspec.convert(row.details[-1].get("why", ()), tuple[str, ...])
 
 
 def predicted_cells(line: Line) -> tuple[str, ...]:

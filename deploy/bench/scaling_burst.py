@@ -53,7 +53,8 @@ class ScalingBurst:
         samples["accuracy"] = Sample(lived[OPTIMIZER].accuracy_served, simulated=expected[OPTIMIZER].accuracy_served)
         shown = scaling_prediction.shown
         details = {name: {"live": shown(lived[name]), "simulated": shown(expected[name])} for name in lived}
-        return Measured(samples, {"rate_rps": rate_rps, **details})
+        told = [f"{name}: {reason}" for name in lived for reason in scaling_prediction.reasons_of(lived[name], expected[name])]
+        return Measured(samples, {"why": told, "rate_rps": rate_rps, **details})
 
 
 async def _live(harness: Harness, ladder: Ladder, name: str, rate_rps: float, run: int) -> Came:

@@ -11,6 +11,7 @@ from deploy.bench.harness import Harness
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 from deploy.bench.scaling_load import Came, Step
 from deploy.bench.scaling_models import FIRST, Ladder, prepared
+from deploy.bench.scaling_parts import Parts, Simulated, reasons
 from deploy.bench.scaling_stack import WORKERS, Stack, directed, scaled
 
 OPTIMIZER, FIXED = "headrace", "static-accurate"
@@ -32,6 +33,8 @@ class Point(msgspec.Struct, frozen=True):
     rate_rps: float
     attainment: float
     accuracy_served: float
+    parts: Parts | None = None
+    busy: float = 0.0
 
     def holds(self, accuracy_least: float) -> bool:
         return self.attainment >= ATTAINMENT and self.accuracy_served >= accuracy_least
@@ -46,6 +49,19 @@ class Curve(msgspec.Struct, frozen=True):
     """There."""
     points: tuple[Point, ...]
 
+    @property
+    def best(self) -> Point | None:
+        """The point that is the capacity."""
+        return next((point for point in self.points if point.rate_rps == self.capacity_rps), None)
+
+
+def why(live: Curve, simulated: Curve) -> tuple[str, ...]:
+    """Why one is not the other, as measured; empty where either has no point that held."""
+    here, there = live.best, simulated.best
+    if here is None or there is None or here.parts is None:
+        return ()
+    return reasons(here.parts, Simulated(there.rate_rps, there.busy))
+
 
 async def search(probe: Probe, start_rps: float, accuracy_least: float, probes_max: int) -> Curve:
     """Up in steps while it holds, or down until it does; then once more between the last that held and the first that did not."""
@@ -53,7 +69,7 @@ async def search(probe: Probe, start_rps: float, accuracy_least: float, probes_m
 
     async def at(rate_rps: float) -> bool:
         came = await probe(rate_rps)
-        points.append(Point(rate_rps, came.attainment, came.accuracy_served))
+        points.append(Point(rate_rps, came.attainment, came.accuracy_served, came.parts, came.busy))
         return points[-1].holds(accuracy_least)
 
     rate_rps = start_rps
@@ -131,7 +147,13 @@ class ScalingCapacity:
             "capacity": Sample(ours.capacity_rps, fixed.capacity_rps, gain),
             "accuracy": Sample(ours.accuracy, best, expected[OPTIMIZER].accuracy / best),
         }
+        told = [
+            f"{name}: {one.capacity_rps:.0f}/s live, {expected[name].capacity_rps:.0f}/s simulated: {reason}"
+            for name, one in ((FIXED, fixed), (OPTIMIZER, ours))
+            for reason in why(one, expected[name])
+        ]
         details: dict[str, object] = {
+            "why": told,
             "fixed": fixed,
             "ours": ours,
             "simulated": expected,

@@ -17,6 +17,7 @@ from broker.log import Headers, Message
 from broker.published import Request, publish
 from deploy.bench.computing import HOP_MS
 from deploy.bench.exchange import Answered, Timed
+from deploy.bench.scaling_parts import Parts
 from schemas import slo
 from schemas.limits import Limits
 from schemas.terminal import COMPLETED, TerminalHead, decode_terminal_head
@@ -73,6 +74,10 @@ class Came(msgspec.Struct, frozen=True):
     outcomes: dict[str, int]
     variants: dict[str, int]
     seconds: tuple[Second, ...]
+    parts: Parts | None = None
+    """Of a live offer: where the time went."""
+    busy: float = 0.0
+    """Of a simulated one: part of the workers' time in which they computed."""
 
     @property
     def violations(self) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from statistics import fmean
 
 import msgspec
 
 from deploy.bench.scaling_load import FLOOR, TIMEOUTS_MS, Came, Second, Step
 from deploy.bench.scaling_models import Ladder
+from deploy.bench.scaling_parts import Simulated, reasons
 from deploy.bench.scaling_stack import WORKERS
 from deploy.simulation.execution import simulated
 from scaler.optimizers.registry import create_optimizer
@@ -20,8 +22,6 @@ from schemas.catalog import Catalog, variant_key
 CLASS = "cpu"
 SETTLE_S = 20.0
 """Before the measured part: the first step's rates, so that a plan is in force as it is on the live stack."""
-DIFFERS = "the simulator knows no Kafka, dispatcher and client that take processor time from the workers"
-"""Why live figures of a machine whose cores are shared stay behind the simulated ones."""
 
 
 def scenario(ladder: Ladder, steps: Sequence[Step], optimizer: str, *, settle_s: float = SETTLE_S, memory_bytes: int = 0) -> Scenario:
@@ -94,7 +94,14 @@ def came_of(result: Result, from_s: float) -> Came:
         outcomes=outcomes,
         variants=result.variants,
         seconds=tuple(Second(window.at_s - from_s, window.offered, window.completed) for window in windows),
+        busy=fmean(result.utilisation.values()) if result.utilisation else 0.0,
     )
+
+
+def reasons_of(lived: Came, expected: Came) -> tuple[str, ...]:
+    """Why one is not the other, as measured; empty where nothing was computed."""
+    seconds = sum(1 for second in expected.seconds if second.offered) or 1
+    return () if lived.parts is None else reasons(lived.parts, Simulated(expected.completed / seconds, expected.busy))
 
 
 def shown(came: Came) -> dict[str, object]:

@@ -7,6 +7,7 @@ from deploy.bench.harness import Harness
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
 from deploy.bench.scaling_load import Came, Step, recovery_s
 from deploy.bench.scaling_models import FIRST, SECOND, prepared
+from deploy.bench.scaling_prediction import reasons_of
 from deploy.bench.scaling_stack import WORKERS, scaled
 
 OPTIMIZER = "headrace"
@@ -63,6 +64,7 @@ class ScalingShift:
             "accuracy": Sample(came.accuracy_served, simulated=expected.accuracy_served),
         }
         details: dict[str, object] = {
+            "why": reasons_of(came, expected),
             "rate_rps": rate_rps,
             "memory_bytes": memory,
             "live": scaling_prediction.shown(came),

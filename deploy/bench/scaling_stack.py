@@ -7,16 +7,20 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from broker.log import Log, TopicPartition, Writer
 from deploy.bench.exchange import Exchange, exchange
 from deploy.bench.harness import BenchmarkFailed, Crew, Harness
 from deploy.bench.prefilled import written
 from deploy.bench.scaling_load import Came, Offer, Photos, Step, judged
 from deploy.bench.scaling_models import FIRST, Ladder
+from deploy.bench.scaling_parts import parts_of, used
 from deploy.catalog_apply import apply_files
 from schemas.names import Names
 from schemas.plan import PLAN_KEY, Binding, Plan, encode_plan
 from schemas.telemetry import Departed, DispatcherReport, Returned, WorkerReport, decode_telemetry
+from schemas.terminal import decode_terminal_head
 
 WORKERS: tuple[str, ...] = ("worker-1", "worker-2")
 WARM_UP = (Step(2.0, {FIRST: 10.0}),)
@@ -47,8 +51,12 @@ class Stack:
     async def play(self, offer: Offer) -> Came:
         """Publish, wait for the answers, judge."""
         self.opened.answers.clear()
+        before = used(self.crew.pids(), self.harness.kafka_pid)
         await self.opened.play(offer.requests, self.crew.check, grace_s=GRACE_S, linger_s=LINGER_S)
-        return judged(offer, self.opened.answers)
+        after = used(self.crew.pids(), self.harness.kafka_pid)
+        terminals = [decode_terminal_head(answer.value) for answer in self.opened.answers.values()]
+        profiles = {profile.variant.rpartition("/")[2]: profile.batches for profile in self.ladder.profiles}
+        return msgspec.structs.replace(judged(offer, self.opened.answers), parts=parts_of(terminals, profiles, before, after, len(WORKERS)))
 
     async def direct(self, hosted: Mapping[str, Sequence[str]]) -> float:
         """Write the next plan: variant keys by worker. Returns when (Unix ms)."""

@@ -25,13 +25,12 @@ from deploy.bench.harness import Harness
 from deploy.bench.late_binding import LateBinding
 from deploy.bench.memory import Memory
 from deploy.bench.overload import Overload
-from deploy.bench.report import COLUMNS, PREDICTED, RowReport, cells, predicted_cells, summarise
+from deploy.bench.report import COLUMNS, DIFFERS, PREDICTED, RowReport, cells, differences, predicted_cells, summarise
 from deploy.bench.rows import Measured, Row, Say, Scale
 from deploy.bench.scaling_burst import ScalingBurst
 from deploy.bench.scaling_capacity import ScalingCapacity
 from deploy.bench.scaling_cost import ScalingCost
 from deploy.bench.scaling_epochs import ScalingEpochs
-from deploy.bench.scaling_prediction import DIFFERS
 from deploy.bench.scaling_rebind import ScalingRebind
 from deploy.bench.scaling_shift import ScalingShift
 from deploy.bench.spare_capacity import SpareCapacity
@@ -163,7 +162,12 @@ def _show(output: Output, report: BenchReport) -> None:
     heading = f"{report.processor}, {report.runs} runs, {report.minutes:.1f} minutes"
     if any(line.simulated is not None for line in lines):
         output.table(heading, (*COLUMNS, *PREDICTED), [(*cells(line), *predicted_cells(line)) for line in lines])
-        output.say(f"simulated: the same scenario in virtual time; {DIFFERS}")
+        output.say(
+            f"simulated: the same scenario in virtual time, without what else takes the processor's time; where it differs by {DIFFERS:.0%} or more:"
+        )
+        for row in report.rows:
+            for reason in differences(row):
+                output.say(f"  {row.name}: {reason}")
     else:
         output.table(heading, COLUMNS, [cells(line) for line in lines])
     for baseline in dict.fromkeys(f"{line.row}, {line.figure}: baseline is {line.baseline_is}" for line in lines if line.baseline_is):
