@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from deploy.bench.added_latency import AddedLatency
 from deploy.bench.dispatcher_cpu import DispatcherCpu
 from deploy.bench.expiry import Expiry
+from deploy.bench.fpga_live import FpgaMixed, FpgaRecovery
+from deploy.bench.fpga_overhead import FpgaOverhead
 from deploy.bench.graph_chain import GraphChain
 from deploy.bench.graph_cpu import GraphCpu
 from deploy.bench.graph_join import GraphJoin
@@ -48,8 +50,9 @@ ROWS: tuple[Row, ...] = (DispatcherCpu(), AddedLatency(), Expiry(), LateBinding(
 GRAPH_ROWS: tuple[Row, ...] = (GraphCpu(), GraphJoin(), GraphChain(), GraphShadow())
 SCALING_ROWS: tuple[Row, ...] = (ScalingCapacity(), ScalingShift(), ScalingBurst(), ScalingRebind(), ScalingEpochs(), ScalingCost())
 TAP_ROWS: tuple[Row, ...] = (TapsPath(), TapSpeed("kafka", 10_000.0), TapSpeed("parquet", 5_000.0), TapsDeadSink())
-GROUPS = {"graphs": GRAPH_ROWS, "scaling": SCALING_ROWS, "taps": TAP_ROWS}
-BY_NAME = dict[str, tuple[Row, ...]]({row.name: (row,) for row in (*ROWS, *GRAPH_ROWS, *SCALING_ROWS, *TAP_ROWS)} | GROUPS)
+FPGA_ROWS: tuple[Row, ...] = (FpgaOverhead(remote=False), FpgaOverhead(remote=True), FpgaRecovery(), FpgaMixed())
+GROUPS = {"graphs": GRAPH_ROWS, "scaling": SCALING_ROWS, "taps": TAP_ROWS, "fpga": FPGA_ROWS}
+BY_NAME = dict[str, tuple[Row, ...]]({row.name: (row,) for row in (*ROWS, *(row for group in GROUPS.values() for row in group))} | GROUPS)
 RUNS = 3
 SOAK_S, SOAK_QUICK_S = 30.0, 12.0
 SHORT_SOAK_MINUTES = 10.0
@@ -94,6 +97,7 @@ def bench(connection: Connection, output: Output, rows: Sequence[str], runs: int
     headrace bench graphs                           the rows about graphs
     headrace bench scaling                          the rows about scaling, on the ImageNet ladder, with the simulator's predictions
     headrace bench taps                             the rows about taps
+    headrace bench fpga                             the rows about FPGA boards, in the environment with pynq (.venv-fpga)
     headrace bench overload late-binding --runs 5 --output bench.json
     headrace bench memory --soak-minutes 10
     """

@@ -9,6 +9,8 @@ UNKNOWN_MS = 10_000.0
 FACTOR, FLOOR_MS = 10.0, 250.0
 LATE_PART = 0.7
 """Where a batch was done when it was first looked at, it may have been done for long: look so much earlier next time."""
+LEAST_PART = 0.05
+"""Of what a batch was seen to take at most: where it is always done at once, a look costs nothing, and guessing stops."""
 WEIGHT = 0.3
 FORGET = 0.98
 
@@ -26,7 +28,7 @@ class LatencyLine:
         self._spent[rows] = max(spent_ms, self._spent.get(rows, 0.0) * FORGET)
         known = self._known.get(rows)
         if looks <= 1:
-            self._known[rows] = spent_ms * LATE_PART if known is None else min(known, spent_ms) * LATE_PART
+            self._known[rows] = max((spent_ms if known is None else min(known, spent_ms)) * LATE_PART, spent_ms * LEAST_PART)
         elif known is None or spent_ms < known:
             self._known[rows] = spent_ms
         else:

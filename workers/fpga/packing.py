@@ -103,8 +103,14 @@ class Packing:
         """New rows out of (rows x row_bytes)."""
         rows = data.shape[0]
         if self._whole:
-            return np.ascontiguousarray(data).reshape(-1).view(self._dtype).reshape(rows, *self.shape).copy()
+            return self.view(data).copy()
         return self._unpacked_bits(data.reshape(rows * self._groups, self.group_bytes)).reshape(rows, *self.shape)
+
+    def view(self, data: Bytes) -> Array:
+        """As unpack, but where no bit needs to move, these are the bytes themselves, and not a copy."""
+        if not self._whole:
+            return self.unpack(data)
+        return np.ascontiguousarray(data).reshape(-1).view(self._dtype).reshape(data.shape[0], *self.shape)
 
     def _packed_bits(self, values: Array) -> Bytes:
         datatype = self.datatype

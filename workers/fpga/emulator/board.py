@@ -49,6 +49,8 @@ class Counters(msgspec.Struct):
     batches: int = 0
     cycles: int = 0
     downloads: int = 0
+    calls: int = 0
+    """RPCs, behind PYNQ.remote."""
 
 
 class _Result(msgspec.Struct):

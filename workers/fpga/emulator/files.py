@@ -9,6 +9,8 @@ from workers.fpga.emulator.board import EmulatedBoard
 from workers.fpga.emulator.faults import decode_fault
 from workers.fpga.telling import BOARD_FILE, BOARD_NAME_FILE, TEMPERATURE_FILES, BoardNote
 
+COUNTERS_FILE = "/run/headrace-emulator/counters"
+"""Read: what happened on the bus, as JSON."""
 FAULT_FILE = "/run/headrace-emulator/fault"
 """Written to: a fault, as JSON."""
 FIRMWARE_FOLDER = "/lib/firmware/"
@@ -41,6 +43,8 @@ class BoardFiles:
 
     def read(self, path: str) -> bytes:
         """Raises FileNotFoundError."""
+        if path == COUNTERS_FILE:
+            return msgspec.json.encode(self._board.counters)
         try:
             return self._files[path]
         except KeyError:

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from pynq.remote import buffer_pb2, buffer_pb2_grpc, mmio_pb2, mmio_pb2_grpc, remote_device_pb2, remote_device_pb2_grpc
 
-from workers.fpga.emulator.board import BoardSettings, EmulatedBoard
+from workers.fpga.emulator.board import BoardSettings, Counters, EmulatedBoard
 from workers.fpga.emulator.fabrics import fabric_maker
 from workers.fpga.emulator.faults import REBOOT, decode_fault
 from workers.fpga.emulator.files import FAULT_FILE, BoardFiles
@@ -196,11 +196,11 @@ class BufferService(buffer_pb2_grpc.RemoteBufferServicer):
 class _Counted(grpc.ServerInterceptor):
     """Counts calls, for whoever measures round trips."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        self.calls += 1
+        self._counters.calls += 1
         return continuation(handler_call_details)
 
 
@@ -209,9 +209,10 @@ class BoardServer:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.board = EmulatedBoard(settings.board, fabric_maker(settings.board.fabric, Path(settings.cache_folder)))
-        self._counted = _Counted()
         windows, buffers = _Objects("m"), _Objects("b")
-        self._server = grpc.server(futures.ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)], interceptors=[self._counted])
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)], interceptors=[_Counted(self.board.counters)]
+        )
         remote_device_pb2_grpc.add_RemoteDeviceServicer_to_server(DeviceService(self.board, (windows, buffers)), self._server)
         mmio_pb2_grpc.add_MmioServicer_to_server(MmioService(self.board, windows), self._server)
         buffer_pb2_grpc.add_RemoteBufferServicer_to_server(BufferService(self.board, buffers), self._server)
@@ -222,7 +223,7 @@ class BoardServer:
     @property
     def calls(self) -> int:
         """RPCs so far."""
-        return self._counted.calls
+        return self.board.counters.calls
 
     def start(self) -> None:
         self._server.start()
