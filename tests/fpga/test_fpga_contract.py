@@ -60,3 +60,18 @@ def test_the_board_tells_clock_temperature_and_overlay(backend, tmp_path):
     assert told.bitfile[:12] in loaded.device
     assert "at 150 MHz" in loaded.device
     backend.unload("told")
+
+
+def test_the_plans_clock_is_set_and_told(backend, tmp_path):
+    case = contract_case(tmp_path, clock_mhz=150.0)
+    backend.load("clocked", case.spec, case.file, batch_size_max=4, threads=1)
+    for wanted, found in ((50.0, 50.0), (500.0, 150.0), (None, 150.0)):
+        backend.set_clock(wanted)
+        batch = case.inputs(4)
+        assert np.array_equal(backend.infer("clocked", batch, 4)["y"], case.expected(batch)["y"])
+        assert backend.board_state().clock_mhz == pytest.approx(found, abs=1)
+    state = backend.board_state()
+    assert state.temperature_celsius == pytest.approx(41.5, abs=0.1)
+    assert state.reconfiguration_ms > 0
+    assert len(state.overlay) == 64
+    backend.unload("clocked")

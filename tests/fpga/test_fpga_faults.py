@@ -1,14 +1,19 @@
 """Boards that freeze, hang, lie, reboot, die, fill up, or belong to somebody else: nothing wrong is answered, and they come back by themselves."""
 
+import hashlib
 import signal
+import threading
 import time
 
+import msgspec
 import numpy as np
 import pytest
-from fpga_stage import BoardProcess, backend_on, contract_case, inject
+from fpga_stage import BoardProcess, backend_on, contract_case, inject, save_package, small_package
 
 from schemas.errors import DeviceUnavailable, ModelRefused
+from workers.fpga.bitfile import EMULATED
 from workers.fpga.errors import BoardLost
+from workers.fpga.pynq_copy import link_pynq
 
 ROWS = 4
 BACK_S_MAX = 10.0
@@ -165,4 +170,57 @@ def test_an_absent_board_is_named(tmp_path):
     backend = backend_on("127.0.0.23", tmp_path)
     with pytest.raises(DeviceUnavailable, match="no board answers at"):
         backend.describe()
+    backend.close()
+
+
+def test_a_board_that_reboots_within_a_batch_gives_no_answer(board, served):
+    _, ask = served
+    inject(board.address, kind="slow", factor=250_000.0)
+    outcomes = []
+
+    def asked():
+        try:
+            outcomes.append(ask())
+        except BoardLost as error:
+            outcomes.append(error)
+
+    asking = threading.Thread(target=asked)
+    asking.start()
+    time.sleep(0.05)  # the batch takes three times that on the slow board
+    inject(board.address, kind="reboot")
+    asking.join(BACK_S_MAX)
+    assert isinstance(outcomes[0], BoardLost), outcomes
+    inject(board.address, kind="mend")
+    assert back_within(ask, BACK_S_MAX)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    """Whoever runs as root may write anywhere, but not into a file."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DeviceUnavailable, match="needs a folder to write its metadata to"):
+        link_pynq(tmp_path / "file" / "pynq")
+    backend = backend_on("emulated", tmp_path / "file")
+    with pytest.raises(DeviceUnavailable, match="Not a directory"):
+        backend.describe()
+    backend.close()
+
+
+def test_a_package_for_another_part_or_another_kind_of_board_is_refused(tmp_path):
+    case = contract_case(tmp_path)
+    settings = tmp_path / "board.json"
+    settings.write_text('{"part": "xck26-sfvc784-2lv-c", "name": "EMU-KV260"}')
+    backend = backend_on(f"emulated:{settings}", tmp_path / "cache")
+    with pytest.raises(ModelRefused, match=r"for part xczu7ev.*has xck26"):
+        backend.load("v", case.spec, case.file, batch_size_max=4, threads=1)
+    backend.close()
+
+
+def test_the_bitfile_of_a_real_board_is_not_for_an_emulated_one(tmp_path):
+    _, package = small_package()
+    other = package.bit.replace(EMULATED.encode(), b"2024.2.1", 1)
+    manifest = msgspec.structs.replace(package.manifest, bitfile_sha256=hashlib.sha256(other).hexdigest())
+    spec, file = save_package(tmp_path, msgspec.structs.replace(package, manifest=manifest, bit=other))
+    backend = backend_on("emulated", tmp_path / "cache")
+    with pytest.raises(ModelRefused, match="its bitfile is for a real board"):
+        backend.load("v", spec, file, batch_size_max=4, threads=1)
     backend.close()

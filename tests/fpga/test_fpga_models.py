@@ -13,7 +13,7 @@ from workers.fpga.building import BuildOptions, build_package
 from workers.fpga.manifest import PostProcessing
 from workers.fpga.onnx_network import read_network
 from workers.fpga.package_file import read_variant_model
-from workers.fpga.packaging import PackageOptions, package_of
+from workers.fpga.packaging import PackageOptions, package_of, quantized_model
 from workers.profiler import Profiler, ProfileSettings
 
 FASHION = ROOT / "examples" / "fashion"
@@ -63,6 +63,15 @@ def test_fashion_logits_are_equal_through_numpy_fabric_and_onnx_runtime(fabric, 
     assert np.array_equal(logits, quantized.network.run(images.reshape(len(images), -1)))
     assert np.array_equal(logits, logits_of_onnx_runtime(images))
     assert (logits.argmax(1) == labels).mean() == ACCURACY
+
+
+def test_the_rung_is_calibrated_on_training_images_alone():
+    """None of the images that its accuracy is stated for; and the file in the example is what comes of them."""
+    with np.load(FASHION / "fpga" / "train-256.npz") as data:
+        images = data["images"]
+    with np.load(FASHION / "test-2000.npz") as data:
+        assert not {image.tobytes() for image in images} & {image.tobytes() for image in data["images"]}
+    assert quantized_model(FASHION / "models" / "mlp128.onnx", images) == MODEL.read_bytes()
 
 
 def test_the_package_of_the_example_answers_probabilities_as_onnx_runtime_does(fabric, fashion):
