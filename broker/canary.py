@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from broker.log import Log, Record, Start, TopicPartition
 from broker.messages import is_shadow
 from broker.policy.canary import CanaryBook, Written
+from schemas.alerts import alerts_topic, decode_alert
 from schemas.canary import (
     NODE_MARK,
     canary_topic,
@@ -152,7 +153,7 @@ class CanaryControl:
         self._following = bool(self._book.watches)
         starts = self._book.start_offsets()
         positions: dict[TopicPartition, Start] = {}
-        topics = [self._names.responses, self._names.tap_responses, feedback_topic(self._names)] if self._following else []
+        topics = [self._names.responses, self._names.tap_responses, feedback_topic(self._names), alerts_topic(self._names)] if self._following else []
         for topic in topics:
             for number in range(await self._log.partitions(topic)):
                 positions[TopicPartition(topic, number)] = starts.get(f"{topic}:{number}", "latest")
@@ -174,6 +175,9 @@ class CanaryControl:
         if record.topic == feedback_topic(self._names):
             feedback = decode_feedback(record.value)
             self._book.feedback(place, record.offset, record.key.decode() if record.key else feedback.id or "", feedback)
+            return
+        if record.topic == alerts_topic(self._names):
+            self._book.alert(place, record.offset, decode_alert(record.value))
             return
         if record.key is None:
             return

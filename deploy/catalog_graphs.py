@@ -33,7 +33,7 @@ STAGE_KEYS = ("task", "variants", "inputs", "parameters")
 CASE_KEYS = ("when", "then", "otherwise")
 SPLITTER_KEYS = ("branches", "sticky")
 BRANCH_KEYS = ("weight", "then")
-CANARY_KEYS = ("stable", "candidate", "steps", "step_requests", "guardrails", "sticky")
+CANARY_KEYS = ("stable", "candidate", "steps", "step_requests", "guardrails", "alerts", "sticky")
 GUARDRAIL_KEYS = ("failed_share", "latency_p99", "attainment", "agreement", "accuracy")
 SHADOW_KEYS = ("primary", "copy", "share")
 ENSEMBLE_KEYS = ("members", "combiner", "weights", "wait", "tensors")
@@ -219,6 +219,7 @@ class _GraphReader:
             steps=None if steps is None else tuple(steps),
             step_requests=fields.integer("step_requests", 1, STEP_REQUESTS_MAX),
             guardrails=_guardrails(fields.mapping("guardrails", "`guardrails`", GUARDRAIL_KEYS)),
+            alerts=fields.flag("alerts"),
             sticky=fields.text("sticky"),
         )
         return None if stable is None or candidate is None else CanaryNode(stable=stable, candidate=candidate, **given)

@@ -11,6 +11,7 @@ from schemas.names import Names, TopicSpec
 
 ALERT_VERSION = 1
 Severity = Literal["info", "warning", "critical"]
+INFO: Severity = "info"
 RETENTION_MS = 7 * 24 * 3600 * 1000
 
 

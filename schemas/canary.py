@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from schemas.alerts import alerts_spec
 from schemas.decoding import strict
 from schemas.feedback import feedback_spec
 from schemas.names import Names, TopicSpec
@@ -111,7 +112,11 @@ def canary_topics(names: Names, *, record_bytes_max: int = 2 << 20) -> list[Topi
     """To create them."""
     common = {"max.message.bytes": str(record_bytes_max)}
     compacted = common | {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"}
-    return [TopicSpec(canary_topic(names), 1, compacted), feedback_spec(names, record_bytes_max=record_bytes_max)]
+    return [
+        TopicSpec(canary_topic(names), 1, compacted),
+        feedback_spec(names, record_bytes_max=record_bytes_max),
+        alerts_spec(names, record_bytes_max=record_bytes_max),
+    ]
 
 
 def status_key(endpoint: str, node: str) -> bytes:

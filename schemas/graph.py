@@ -72,6 +72,8 @@ class CanaryNode(msgspec.Struct, frozen=True, kw_only=True, tag_field="node", ta
     step_requests: int = 200
     """Candidate answers that a step needs at least."""
     guardrails: Guardrails = Guardrails()
+    alerts: bool = False
+    """Whether an alert about the endpoint ({p}.alerts, a warning or worse) takes the candidate back."""
     sticky: str = "id"
     percent: float = 0.0
     """To the candidate now; 0 while no canary runs."""

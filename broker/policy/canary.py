@@ -10,6 +10,7 @@ import msgspec
 from graphs.canary import CANDIDATE, HOLD, PROMOTE, ROLLBACK, STABLE, Decision, Judge, first_step
 from graphs.canary_arms import INSIDE, Arms, arms, canaries, with_percent
 from graphs.steps import part
+from schemas.alerts import INFO, Alert
 from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, CanaryStatus, JudgeState, Phase, Weighed
 from schemas.catalog import EndpointSpec
 from schemas.feedback import Feedback, Labels, agrees
@@ -50,6 +51,8 @@ class Watch:
         self.shadows: OrderedDict[str, tuple[str, Labels]] = OrderedDict()
         self.labelled: set[str] = set()
         """Of `answers`: the first label counts, as a sequential test takes nothing back."""
+        self.alerted = ""
+        """What a detector found, where that takes the candidate back."""
         self.reason = ""
         self.unattributed = 0
         """Answers whose path does not tell the arm."""
@@ -168,6 +171,12 @@ class CanaryBook:
                 watch.labelled.add(request_id)
                 watch.judge.label(found[0], correct=correct)
 
+    def alert(self, place: str, offset: int, alert: Alert) -> None:
+        """What a detector found: it cannot tell the arms apart, so that it is for whoever would rather go back once too often."""
+        for key, watch in self._due(place, offset):
+            if watch.node.alerts and alert.endpoint == key[0] and alert.severity != INFO:
+                watch.alerted = f"{alert.source} alerts ({alert.kind}): {alert.message}"
+
     def step(self, now_ms: float) -> list[Written]:
         """Carry out commands, and decide on every canary. What it returns counts as written."""
         if not self._leading:
@@ -176,7 +185,7 @@ class CanaryBook:
         written = echoes + [change for endpoint in list(self._commands) if (change := self._obey(endpoint, now_ms)) is not None]
         for key in list(self.watches):
             watch = self.watches[key]
-            decision = watch.judge.decide()
+            decision = Decision(ROLLBACK, watch.alerted, 0.0) if watch.alerted else watch.judge.decide()
             if decision.action == HOLD:
                 watch.reason = decision.reason
             else:

@@ -11,6 +11,7 @@ from graphs.canary_arms import arms, canaries, with_percent
 from graphs.compiled import compile_graph
 from graphs.events import Started
 from graphs.run import Run
+from schemas.alerts import Alert
 from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, CanaryStatus, decode_status, encode_canary
 from schemas.catalog import EndpointSpec, TaskSpec, VariantSpec
 from schemas.feedback import Feedback
@@ -350,3 +351,22 @@ def test_a_for_each_as_an_arm_is_told_by_the_stages_inside_it():
         "which": CanaryNode(stable="rows", candidate="whole"),
     }
     assert arms(GraphSpec(nodes=nodes, output="which"), "which").of(["rows/read#12"]) == "stable"
+
+
+def found(endpoint="e", severity="warning"):
+    return Alert(source="river", kind="drift", message="confidence has drifted", endpoint=endpoint, severity=severity, at_ms=1)
+
+
+def test_an_alert_takes_a_candidate_back_where_that_is_asked_for(book):
+    book.endpoint("e", endpoint(50.0))
+    book.alert("alerts:0", 0, found())
+    assert book.step(1.0) == [], "nobody asked for it"
+    book.endpoint("e", endpoint(50.0, alerts=True))
+    book.alert("alerts:0", 1, found(severity="info"))
+    book.alert("alerts:0", 2, found(endpoint="other"))
+    book.alert("alerts:0", 0, found())
+    assert book.step(2.0) == [], "neither what is told for information, nor of others, nor twice"
+    book.alert("alerts:0", 3, found())
+    (written,) = book.step(3.0)
+    assert (written.status.phase, percent_of(written)) == (ROLLED_BACK, 0.0)
+    assert written.status.reason == "river alerts (drift): confidence has drifted"

@@ -32,7 +32,6 @@ from deploy.yaml_documents import Problems, read_documents
 from graphs.combiners import BUILT_IN
 from scaler.accuracy_metrics import AccuracyMetrics
 from scaler.control_loop_metrics import ControlMetrics
-from schemas.alerts import alerts_spec
 from schemas.canary import canary_topics, decode_command
 from schemas.errors import REQUEST_ERRORS
 from schemas.graph import Guardrails, Node
@@ -195,10 +194,7 @@ def test_limits_have_their_values() -> None:
 def test_topics_have_their_partitions_and_settings() -> None:
     ((_, _, rows),) = tables("topics")
     names = Names("{p}")
-    topics = {
-        topic.name: topic
-        for topic in (*names.topics(), *canary_topics(names), accuracy_spec(names), alerts_spec(names), names.stage_topic("ENDPOINT", "STAGE"))
-    }
+    topics = {topic.name: topic for topic in (*names.topics(), *canary_topics(names), accuracy_spec(names), names.stage_topic("ENDPOINT", "STAGE"))}
     stated: dict[str, list[str]] = {name: row for row in rows for name in names_in(row[0])}
     assert set(stated) == set(topics)
     for name, row in stated.items():
