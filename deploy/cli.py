@@ -30,6 +30,7 @@ COMMANDS = {
     "send": "deploy.commands.requests:send",
     "poll": "deploy.commands.requests:poll",
     "trace": "deploy.commands.trace:trace",
+    "replay": "deploy.commands.replay:replay_requests",
     "feedback": "deploy.commands.feedback:feedback",
     "dispatcher": "deploy.commands.dispatcher:dispatcher",
     "worker": "deploy.commands.worker:worker",

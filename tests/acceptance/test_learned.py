@@ -97,7 +97,6 @@ def test_a_variant_that_boasts_is_found_out_and_serves_its_floor_no_more(stack: 
     assert boaster["goes_by"]["garment"] == boaster["learned"]["in_force"]["accuracy"] < FLOOR
     alerts = stack.headrace("get", "alerts")["alerts"]
     assert {alert["endpoint"] for alert in alerts if alert["variant"] == "garment/boaster"} == {"garment", "believer"}
-    assert stack.headrace("get", "alerts", "--endpoint", "nobody")["count"] == 0
 
     believed = shop.ask("declared", 30, endpoint="believer")
     assert variants(believed) == {"garment/boaster": 30}, "an endpoint that goes by what is declared goes on"
@@ -107,6 +106,24 @@ def test_a_variant_that_boasts_is_found_out_and_serves_its_floor_no_more(stack: 
     assert all(abs(accuracy - 0.8455) < 0.06 for accuracy in said), "it is still good for floors that it meets, and claims no more"
     (refused,) = shop.ask("above", 1, floor=0.934).first.values()
     assert refused["error"]["code"] == "infeasible_accuracy"
+
+
+def test_recorded_requests_are_asked_once_more_of_another_variant(stack: RunningStack, client: ForeignClient) -> None:
+    shop = Shop(stack, client)
+    begun_ms = int(time.time() * 1000)
+    kept = shop.ask("recorded", 60, floor=0.93)
+    assert variants(kept) == {"garment/honest": 60}
+    ended_ms = int(time.time() * 1000)
+    span = ("--from", str(begun_ms), "--to", str(ended_ms), "--endpoint", "garment")
+    found = stack.headrace("replay", *span, "--variant", "garment/boaster", "--rate", "200")
+    report = found["report"]
+    assert (report["requests"], report["now"], report["variants_now"]) == (60, {"completed": 60}, {"garment/boaster": 60})
+    assert 0.7 < found["agreement"] < 1.0, "a linear model answers some of them otherwise"
+    assert len(report["differences"]) == round(60 * (1 - found["agreement"]))
+    assert stack.headrace("replay", *span, "--rate", "200")["agreement"] == 1.0, "asked of the same variant they are answered alike"
+    assert client.first_answers()[next(iter(kept.completed))][0] == kept.completed[next(iter(kept.completed))], "clients' answers stay"
+    endpoints = {endpoint["name"] for endpoint in stack.headrace("get", "endpoints")["endpoints"]}
+    assert endpoints == {"garment", "believer"}, "nothing of it stays in the catalog"
 
 
 def test_the_log_tells_what_happened_to_each_request(stack: RunningStack, client: ForeignClient) -> None:
@@ -128,4 +145,3 @@ def test_the_log_tells_what_happened_to_each_request(stack: RunningStack, client
     found = stack.headrace("trace", expired)
     assert (found["outcome"], found["events"][0]["what"]) == ("expired", "arrived")
     assert any(event["what"] == "answered" and "deadline_exceeded" in event["detail"] for event in found["events"])
-    assert "look further back" in stack.headrace("trace", "nobody-asked", code=1)["error"]["message"]
