@@ -52,6 +52,8 @@ class _FetchConsumer(Consumer):
         await self.sleep(max(self._fetched_s + GATHER_S - time.monotonic(), 0.0))
         self._fetched_s = time.monotonic()
         fetched, active = await self._wait_next_records(timeout)
+        if not active:
+            self._stand_by()
         if fetched is None or self.should_stop or not self.flow_active:
             return
         for partition, records in fetched.items():
@@ -60,6 +62,14 @@ class _FetchConsumer(Consumer):
                 message: Any = self._to_message(partition, records[-1])
                 message.records = records
                 yield partition, message
+
+    def _stand_by(self) -> None:
+        """Faust asks for nothing while it has no partition, and aiokafka takes a member that asks for nothing for stuck: it would leave the group in
+        silence after POLL_S_MAX, and never lead. Being here proves that it is not stuck."""
+        consumer: Any = self._thread._consumer  # noqa: SLF001 - nothing public says that a consumer lives
+        if consumer is not None:
+            with consumer._subscription.fetch_context():  # noqa: SLF001
+                pass
 
 
 class _FetchTransport(Transport):
