@@ -68,6 +68,9 @@ class KafkaLog:
             await asyncio.sleep(0.02)
             known = await self._topics.describe()
 
+    async def configure_topics(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        await self._topics.configure(settings)
+
     async def topics(self, beginning: str) -> list[str]:
         return sorted(name for name in await self._topics.describe() if name.startswith(beginning))
 

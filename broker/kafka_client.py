@@ -17,6 +17,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaError,
@@ -197,6 +198,15 @@ class TopicState(msgspec.Struct, frozen=True):
     led: int
 
 
+_SET_FOR_THE_TOPIC = 1
+"""Where a setting comes from, as Kafka counts it; others are defaults."""
+
+
+def _stated(rows: Iterable[Sequence[Any]]) -> dict[str, str]:
+    """Settings that somebody made for a topic, of (name, value, read only, source, ...)."""
+    return {row[0]: row[1] for row in rows if row[3] == _SET_FOR_THE_TOPIC}
+
+
 class Topics:
     """Topics as an administrator sees them; one short-lived connection per question, since they are rare."""
 
@@ -225,6 +235,17 @@ class Topics:
         async with self._administrator() as administrator:
             answer = await administrator.delete_topics(list(topics))
         self._check(((row[0], row[1]) for row in answer.topic_error_codes), UnknownTopicOrPartitionError)
+
+    async def configure(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        """Change these settings of topics by name, and no others. Raises LogUnavailable; ConfigurationError where Kafka refuses them."""
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in settings]
+        async with self._administrator() as administrator:
+            (found,) = await administrator.describe_configs(wanted)
+            present = {name: _stated(rows) for _, _, _, name, rows in found.resources}
+            # Kafka replaces all that was ever set of a topic, so that is said again.
+            altered = [ConfigResource(ConfigResourceType.TOPIC, name, {**present.get(name, {}), **settings[name]}) for name in settings]
+            (answer,) = await administrator.alter_configs(altered)
+        self._check(((row[3], row[0]) for row in answer.resources), KafkaError)
 
     def _check(self, codes: Iterable[tuple[str, int]], expected: type[KafkaError]) -> None:
         for topic, code in codes:

@@ -132,6 +132,10 @@ class Log(Protocol):
 
     async def delete_topics(self, topics: Sequence[str]) -> None: ...
 
+    async def configure_topics(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        """Change these settings of topics that exist, by name, and no others. Raises LogUnavailable."""
+        ...
+
     async def topics(self, beginning: str) -> list[str]:
         """Names of the topics that there are with this beginning. Raises LogUnavailable."""
         ...

@@ -34,6 +34,9 @@ class MemoryLog:
             self._topics[spec.name] = [MemoryPartition(spec.name, number, spec.config, self._now_ms) for number in range(spec.partitions)]
         self._tell_groups([spec.name for spec in fresh])
 
+    async def configure_topics(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        """Nothing: what is kept here ends with the process, and is bounded otherwise."""
+
     async def delete_topics(self, topics: Sequence[str]) -> None:
         gone = [topic for topic in topics if self._topics.pop(topic, None) is not None]
         self._tell_groups(gone)

@@ -17,6 +17,7 @@ from deploy.snapshots import CLIENT_ID, read_catalog
 from schemas.catalog import Catalog, EndpointSpec, TaskSpec, catalog_key, encode_catalog
 from schemas.graph import CanaryNode, ForEachNode, Node
 from schemas.names import SHARDS, Names, TopicSpec
+from schemas.tap import TAP_RETENTION_HOURS
 from workers.models import ModelRepository
 
 Spec = TaskSpec | EndpointSpec
@@ -45,7 +46,18 @@ async def apply_files(log: Log, names: Names, files: Sequence[Path], models: Pat
     await write_catalog(
         log, names, [(catalog_key(spec), encode_catalog(spec), ()) for spec, c in zip(specs, changes, strict=True) if c.change != "unchanged"]
     )
+    await _keep_taps(log, names, present.endpoints | {endpoint.name: endpoint for endpoint in endpoints}, present)
     return changes
+
+
+async def _keep_taps(log: Log, names: Names, endpoints: Mapping[str, EndpointSpec], before: Catalog) -> None:
+    """Keep tapped events as long as the endpoint that wants them longest says; where none says anything, the topics stay as they are."""
+    hours = [endpoint.taps.retention_hours for endpoint in endpoints.values() if endpoint.taps is not None]
+    stated = [each for each in hours if each is not None]
+    once = any(endpoint.taps is not None and endpoint.taps.retention_hours is not None for endpoint in before.endpoints.values())
+    if stated or once:
+        retention = {"retention.ms": str(max(stated, default=TAP_RETENTION_HOURS) * 3_600_000)}
+        await log.configure_topics({names.tap_requests: retention, names.tap_responses: retention})
 
 
 async def _stage_topics(

@@ -9,6 +9,8 @@ import msgspec
 TAP_BYTES_MAX = 1 << 20
 """Of one payload: what is larger is cut, whatever the endpoint says."""
 EVERY_STAGE = "*"
+TAP_RETENTION_HOURS = 24
+"""Of the tap topics, where no endpoint says another."""
 
 
 class TapSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,4 +43,4 @@ class TapSpec(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[str, ...] = ()
     """Paths of stages whose outputs are tapped too; `*`: of all."""
     retention_hours: int | None = None
-    """Of the tap topics, which all endpoints share: the longest of all holds. None: 24."""
+    """Of the tap topics, which all endpoints share: the longest of all holds. None: TAP_RETENTION_HOURS."""
