@@ -17,13 +17,13 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import ProducerClosed, ProducerFenced
+from aiokafka.errors import MessageSizeTooLargeError, ProducerClosed, ProducerFenced, RecordListTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
 from broker.kafka_client import UNAVAILABLE, Connection, bounded, finish
 from broker.log import Committed, Message, TopicPartition
-from schemas.errors import LogUnavailable
+from schemas.errors import LogUnavailable, TooLarge
 
 BATCH_BYTES = 256 << 10
 """A single record may be larger."""
@@ -61,7 +61,10 @@ class KafkaTransactions:
             raise
 
     async def commit(self, messages: Mapping[TopicPartition, Sequence[Message]], group: str, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Write the messages and commit the offsets of the group as one. Raises Fenced; LogUnavailable: it is unknown whether that happened."""
+        """Write the messages and commit the offsets of the group as one.
+
+        Raises Fenced; TooLarge, where Kafka does not take one of them; LogUnavailable: it is unknown whether that happened.
+        """
         producer = self._producer
         try:
             async with asyncio.timeout(COMMIT_MS_MAX / 1000):
@@ -74,6 +77,8 @@ class KafkaTransactions:
                 await producer.commit_transaction()
         except ProducerFenced as error:
             raise Fenced("another process writes for this shard") from error
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            raise TooLarge("a record is over the topic's max.message.bytes") from error
         except UNAVAILABLE as error:
             raise LogUnavailable(f"the transaction was not acknowledged: {error!r}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -121,6 +121,9 @@ class TapSources:
         known = {partition: stated.get(partition, self._positions.get(partition)) for partition in wanted}
         starts: dict[TopicPartition, Start] = {partition: "earliest" if offset is None else offset for partition, offset in known.items()}
         await self._reader.assign(starts)
+        for partition, start in starts.items():
+            if start == "earliest":  # said again: what the reader has read before, it would go on from
+                await self._reader.seek(partition, start)
         self._positions = {partition: await self._reader.position(partition) for partition in wanted}
 
     def positions(self, shard: int) -> dict[str, int]:
@@ -138,6 +141,8 @@ class TapSources:
         stages = {partition: end for partition, end in ends.items() if partition.topic != self._names.requests}
         while self._behind(stages) or (missing() and self._behind(ends)):
             found = await self._reader.read(timeout_ms=READ_MS, records_max=READ_RECORDS_MAX)
+            if not found:
+                await self._follow_reader(ends)
             # What was just read may have come under a newer catalog.
             await self.follow_catalog()
             for partition, records in found.items():
@@ -145,6 +150,12 @@ class TapSources:
                 if join is not None and partition in self._positions:
                     self._take(join, partition, records)
                     self._positions[partition] = records[-1].offset + 1
+
+    async def _follow_reader(self, partitions: Iterable[TopicPartition]) -> None:
+        """Where the log has dropped what was to be read, the reader goes on behind that by itself."""
+        for partition in partitions:
+            if partition in self._positions:
+                self._positions[partition] = max(self._positions[partition], await self._reader.position(partition))
 
     def _behind(self, ends: Mapping[TopicPartition, int]) -> bool:
         # A partition that has left the assignment meanwhile is nobody's to wait for here.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -178,6 +178,10 @@ class Taps:
         position = await committed_position(self._reader, shard, self._names.responses, others)
         if stored is not None and (position is None or stored.answers >= position.answers):
             position = stored
+        end = (await self._reader.end_offsets([at])).get(at, 0)
+        if position is not None and position.answers > end:
+            _log.warning("tap_log_is_another", shard=shard, stored=position.answers, end=end)
+            position = None
         await self._reader.seek(at, "earliest" if position is None else position.answers_low)
         start = await self._reader.position(at)
         if position is None:
@@ -233,8 +237,21 @@ class Taps:
             if not left:
                 break
             empty = 0 if read else empty + 1
+        if not found:
+            await self._skip_gone(left, states)
         self._behind = count >= self._settings.turn_records_max
         return found
+
+    async def _skip_gone(self, behind: Iterable[TopicPartition], states: Mapping[TopicPartition, _Shard]) -> None:
+        """Where the log has dropped answers before they were read, the reader goes on behind them by itself."""
+        for partition in behind:
+            try:
+                at = await self._reader.position(partition)
+            except ValueError:
+                continue  # revoked meanwhile
+            if at > states[partition].next:
+                _log.warning("tap_answers_are_gone", partition=partition, next=states[partition].next, earliest=at)
+                states[partition].next = at
 
     async def _take(self, answers: Mapping[int, Sequence[Record]]) -> None:
         joins: dict[int, TapJoin] = {}
@@ -254,7 +271,7 @@ class Taps:
             # The answers at hand were read and will not come again by themselves.
             self._reopen(set(joins))
             raise
-        now_ms = self._now_ms()
+        now_ms = self._moved_ms = self._now_ms()
         batches = {shard: self._batch(shard, join, answers[shard], now_ms) for shard, join in joins.items()}
         await self._store({shard: batch for shard, batch in batches.items() if batch is not None})
 

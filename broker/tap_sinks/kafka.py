@@ -15,12 +15,14 @@ from broker.tap_metrics import TapMetrics
 from broker.tap_positions import offsets_of
 from broker.tap_sinks.tap_sink import TapBatch
 from schemas.cloud_event import BYTES_TYPE, CloudEvent, kafka_binary, kafka_structured
-from schemas.errors import LogUnavailable
+from schemas.errors import LogUnavailable, TooLarge
 from schemas.names import Names
 
 _log = structlog.get_logger(__name__)
 RECORD_ROOM_BYTES = 16 << 10
 """For the attributes, beside the data of an event."""
+
+DATA_BYTES_LEAST = 1 << 10
 
 
 class Transactions(Protocol):
@@ -86,6 +88,11 @@ class KafkaTapSink:
         offsets = offsets_of(shard, batch.position, self._names.responses)
         try:
             await transactions.commit(written, self._group, offsets)
+        except TooLarge as error:
+            # Topics made by hand may take less: what is cut further is taken, what is tried again and again holds all others up.
+            self._data_bytes_max = max(self._data_bytes_max // 2, DATA_BYTES_LEAST)
+            _log.warning("tap_events_are_cut", shard=shard, reason=str(error), bytes_max=self._data_bytes_max)
+            return str(error)
         except LogUnavailable as error:
             _log.warning("tap_transaction_failed", shard=shard, reason=str(error))
             return str(error)

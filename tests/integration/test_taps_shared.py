@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+from confluent_kafka import OFFSET_END
+from confluent_kafka import TopicPartition as ConfluentPartition
+from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
-from tap_rig import SHARDS, answer, headers_of, request, tap_rig
+from tap_rig import SHARDS, answer, headers_of, request, rows, tap_rig
 
 from broker.kafka import KafkaLog
 from broker.kafka_transaction import Fenced
 from broker.log import Committed, TopicPartition
+from broker.policy.tap_join import TapPosition
+from broker.tap_sinks.parquet_files import Stored, write_file
+from broker.tap_sinks.parquet_table import table_of
+from deploy.roles.taps import TapOptions
 from schemas.graph import GraphSpec, StageNode
 from schemas.stage import StageRecord, TensorHead, encode_stage
 from schemas.tap import TapSample, TapSpec
@@ -107,3 +115,52 @@ async def test_stages_that_are_asked_for_have_events_of_their_own(kafka_address:
         stage, response = await rig.until_events(rig.names.tap_responses, 2)
     assert (headers_of(stage)["ce_id"], stage.value(), headers_of(stage)["ce_stage"]) == ("r1/first", b"ab", "first")
     assert headers_of(response)["ce_id"] == "r1"
+
+
+async def test_what_the_log_has_dropped_holds_nothing_up(kafka_address: str, prefix: str, eventually: Eventually) -> None:
+    registry = CollectorRegistry()
+    async with tap_rig(kafka_address, prefix, TapSpec()) as rig:
+        rig.tap()
+        await rig.exchange([f"a{number}" for number in range(20)])
+        await rig.until_events(rig.names.tap_responses, 20)
+        await rig.stop_taps()
+        await rig.exchange([f"gone{number}" for number in range(20)])
+        drop_records(kafka_address, rig.names.requests, rig.names.responses)
+        tap = rig.tap(registry=registry)
+        await eventually(lambda: not tap.unready())
+        await eventually(lambda: registry.get_sample_value("headrace_tap_lag_messages") == 0.0)
+        await rig.exchange(["b1", "b2"])
+        found = await rig.until_events(rig.names.tap_responses, 22)
+        assert {headers_of(message)["ce_id"] for message in found[:]} >= {"b1", "b2"}
+        assert len(found) == 22
+
+
+async def test_files_of_another_log_say_nothing_of_this_one(kafka_address: str, prefix: str, tmp_path: Path) -> None:
+    async with tap_rig(kafka_address, prefix, TapSpec()) as rig:
+        stored = Stored(prefix, {shard: TapPosition(1_000, 900) for shard in range(SHARDS)})
+        write_file(tmp_path / "old.parquet", [table_of([])[0]], stored)
+        await rig.exchange(["r1", "r2"])
+        rig.tap(options=TapOptions(sink="parquet", options={"folder": tmp_path}))
+        async with asyncio.timeout(20):
+            while len(rows(tmp_path)) < 2:
+                await asyncio.sleep(0.05)
+        assert sorted(row["id"] for row in rows(tmp_path)) == ["r1", "r2"]
+
+
+async def test_topics_that_take_less_get_events_that_are_cut(kafka_address: str, prefix: str) -> None:
+    async with tap_rig(kafka_address, prefix, TapSpec()) as rig:
+        await rig.log.configure_topics({rig.names.tap_requests: {"max.message.bytes": "600000"}})
+        await rig.write(rig.names.requests, 0, [request("big", parameters={"x": "y" * 900_000})])
+        await rig.write(rig.names.responses, 0, [answer("big")])
+        rig.tap()
+        (event,) = await rig.until_events(rig.names.tap_requests, 1, seconds=30)
+        assert int(headers_of(event)["ce_truncated"]) > 900_000
+        assert len(event.value()) < 600_000
+        assert len(rig.events(rig.names.tap_responses)) == 1
+
+
+def drop_records(address: str, *topics: str) -> None:
+    administrator = AdminClient({"bootstrap.servers": address})
+    ends = [ConfluentPartition(topic, shard, OFFSET_END) for topic in topics for shard in range(SHARDS)]
+    for done in administrator.delete_records(ends).values():
+        done.result(10)
