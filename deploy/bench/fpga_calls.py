@@ -33,7 +33,9 @@ from workers.fpga.package_file import read_variant_model
 from workers.fpga.registers_map import AP_START, CONTROL, ROWS
 
 ROWS_A_BATCH = 32
-WARM_UP = 30
+BLOCK, KEPT = 10, 8
+"""Batches of each in a row, and how many of them count."""
+WARM_UP_TURNS = 3
 Batch = np.ndarray[Any, Any]
 
 
@@ -145,32 +147,34 @@ def measure(settings: CallSettings, folder: Path) -> CallResult:
     calls = (bare.by_hand, bare.driver, ours)
     before = after = question = Counters()
     try:
-        for number in range(settings.batches + WARM_UP):
-            if settings.boards and number == WARM_UP:
+        for turn in range(-WARM_UP_TURNS, settings.batches // KEPT):
+            if settings.boards and not turn:
                 before, question = counted(targets[1]), counted(targets[1])
-            at = number * ROWS_A_BATCH % (len(images) - ROWS_A_BATCH)
-            _turn(number, images[at : at + ROWS_A_BATCH], calls, list(spent.values()) if number >= WARM_UP else [])
+            _turn(turn, images, calls, list(spent.values()))
         after = counted(targets[1]) if settings.boards else after
     finally:
         backend.close()
-    asked = question.calls - before.calls
+    asked, batches = question.calls - before.calls, settings.batches // KEPT * BLOCK
     return CallResult(
         **{name: tuple(times) for name, times in spent.items()},
-        registers=(after.reads + after.writes - before.reads - before.writes) / settings.batches,
-        calls=(after.calls - before.calls - 2 * asked) / settings.batches,
+        registers=(after.reads + after.writes - before.reads - before.writes) / batches,
+        calls=(after.calls - before.calls - 2 * asked) / batches,
     )
 
 
-def _turn(number: int, batch: Batch, calls: Sequence[Callable[[Batch], Batch]], times: Sequence[list[float]]) -> None:
-    """Each in turn is the first: what one leaves in the processor's caches, the next has to fetch."""
-    answers: list[Batch] = []
+def _turn(turn: int, images: Batch, calls: Sequence[Callable[[Batch], Batch]], times: Sequence[list[float]]) -> None:
+    """A few batches in a row of each, as a worker under load has them; the first ones fetch what the others drove out of the processor's caches."""
+    at = turn * BLOCK * ROWS_A_BATCH
+    places = [(at + ROWS_A_BATCH * number) % (len(images) - ROWS_A_BATCH) for number in range(BLOCK)]
+    answers: list[list[Batch]] = [[] for _ in calls]
     for offset in range(len(calls)):
-        index = (number + offset) % len(calls)
-        started_s = time.perf_counter()
-        answers.append(calls[index](batch))
-        if times:
-            times[index].append((time.perf_counter() - started_s) * 1e3)
-    if any(not np.array_equal(answers[0], answer) for answer in answers[1:]):
+        index = (turn + offset) % len(calls)
+        for number, place in enumerate(places):
+            started_s = time.perf_counter()
+            answers[index].append(calls[index](images[place : place + ROWS_A_BATCH]))
+            if turn >= 0 and number >= BLOCK - KEPT:
+                times[index].append((time.perf_counter() - started_s) * 1e3)
+    if not all(np.array_equal(first, other) for some in answers[1:] for first, other in zip(answers[0], some, strict=True)):
         raise ValueError("the backend answers something else than pynq alone")
 
 
