@@ -38,7 +38,7 @@ def test_cocotb(tmp_path, monkeypatch):
     sources = [tmp_path / f"{TOP}.v", *(FOLDER / name for name in SOURCES)]
     runner.build(
         sources=sources, hdl_toplevel=TOP, build_dir=tmp_path / "build", always=True, timescale=("1ns", "1ps"),
-        build_args=["-Wno-fatal", "-Wno-WIDTH", "-CFLAGS", "-O1"],
+        build_args=["-Wno-fatal", "-Wno-WIDTH", "-CFLAGS", "-O0"],
     )  # fmt: skip
     results = runner.test(hdl_toplevel=TOP, test_module="dense_bench", plusargs=arguments, build_dir=tmp_path / "build", test_dir=tmp_path)
     text = Path(results).read_text()

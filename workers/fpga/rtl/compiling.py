@@ -68,7 +68,7 @@ def _runtime_object(source: Path, command: list[str], cache_folder: Path, enviro
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder) as temporary:
             made = Path(temporary) / target.name
-            _run([*command, "-c", "-o", str(made), str(source)], environment)
+            _run([*command, "-O1", "-c", "-o", str(made), str(source)], environment)
             made.replace(target)
     return str(target)
 
