@@ -41,7 +41,7 @@ class LagReader:
 
     async def read_all(self) -> list[PartitionLag]:
         """Of dispatchers, sink and all workers. Raises LogUnavailable."""
-        return await self._read({self._names.sink_group: [self._names.responses]} | await self._groups(ACCELERATORS))
+        return await self._read({self._names.sink_group: [self._names.responses, self._names.requests]} | await self._groups(ACCELERATORS))
 
     async def read(self, accelerators: Collection[str]) -> list[PartitionLag]:
         """Of dispatchers, and of workers of these classes. Raises LogUnavailable."""

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from worker_stage import Stage, image_body, variant
+from worker_stage import ScriptedBackend, Stage, image_body, serve, variant
 
 from broker.memory import MemoryLog
 from schemas.catalog import VariantSpec
+from schemas.plan import PLAN_KEY, Binding, Plan, encode_plan
 from workers.backend import Backend, BackendOptions, Device, Loaded, Tensors
 
 WIDTH, LAYERS = 10, 2_000
@@ -97,3 +98,27 @@ async def test_others_are_served_while_a_large_model_loads_and_warms(tmp_path: P
     assert ended_s - began_s > 0.1, "too small a model to show anything"
     assert len(during) >= 10
     assert {thread for _, thread in during} == {"device-w1"}
+
+
+async def test_a_change_of_threads_loses_no_order(prefix: str) -> None:
+    backend = ScriptedBackend()
+    log = MemoryLog()
+    async with Stage(log, prefix, backend) as stage:
+        await serve(stage, "a")
+        sent: list[str] = []
+        epoch = 1
+        for threads in (2, 1, 3):
+            epoch += 1
+            binding = Binding(worker="w1", accelerator="cpu", lane=0, variants=("fashion/a",), threads=threads)
+            loads = backend.events.count("load a")
+            await stage.write(stage.names.plan, 0, (PLAN_KEY, encode_plan(Plan(epoch=epoch, bindings=(binding,))), ()))
+            while backend.events.count("load a") == loads or len(sent) % 40:
+                sent.append(f"t{threads}-{len(sent)}")
+                await stage.send(stage.order(sent[-1], "a"))
+        answers = await stage.answered(*sent)
+        assert {answer.outcome for answer in answers} == {"completed"}
+        assert all(len(stage.answers[name]) == 1 for name in sent)
+        assert not stage.returned
+        assert all(report.variants["fashion/a"].state == "ready" for report in stage.reports if report.epoch >= 1 and report.state == "ready")
+    assert backend.threads[-3:] == [2, 1, 3]
+    await log.close()

@@ -83,6 +83,8 @@ class ScriptedBackend:
         self.unloaded: list[str] = []
         self.fail_load: dict[str, str] = {}
         self.load_seconds = 0.0
+        self.threads: list[int] = []
+        """Of each load."""
         self.events: list[str] = []
         self.armed = False
         """Faults begin when this is set, so that warming works."""
@@ -94,6 +96,7 @@ class ScriptedBackend:
         if spec.name in self.fail_load:
             raise RuntimeError(self.fail_load[spec.name])
         self.events.append(f"load {spec.name}")
+        self.threads.append(threads)
         time.sleep(self.load_seconds)
         return Loaded(spec=spec, device="scripted device", batch_sizes=self._batch_sizes, memory_bytes=10, load_ms=1.0)
 
