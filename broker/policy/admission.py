@@ -13,20 +13,21 @@ Refusal = tuple[str, str]
 def judge(entry: Entry, pool: Pool, settings: DispatcherSettings, now_ms: float) -> Refusal | None:
     """None where the request is admitted; sets its `work_ms`. Task, rung and deadline are known by now."""
     left_ms = entry.deadline_ms - now_ms
-    cheapest = pool.cheapest(entry.task, entry.rung)
-    if cheapest is None:
+    terms = pool.known_terms.get((entry.task, entry.rung, entry.rows)) or pool.terms(entry.task, entry.rung, entry.rows)
+    if terms is None:
         if left_ms > settings.worker_return_ms:
             return None
         return "overloaded", "no worker that hosts a variant at or above the floor is ready: try again with a deadline at least 2 s away"
     # Of a request on a graph its whole path's work is known already.
-    entry.work_ms = max(entry.work_ms, cheapest.row_ms * entry.rows + settings.overhead_ms)
-    least_ms = cheapest.p95_ms(entry.rows) + 2.0 * settings.hop_ms
-    if least_ms > left_ms:
-        return _infeasible(left_ms, least_ms, cheapest.key)
-    waiting = pool.waiting
-    capacity = pool.capacity(entry.task, entry.rung)
+    work_ms = terms.work_ms
+    if entry.work_ms > work_ms:
+        work_ms = entry.work_ms
+    else:
+        entry.work_ms = work_ms
+    if terms.least_ms > left_ms:
+        return _infeasible(left_ms, terms.least_ms, terms.cheapest.key)
     usable_ms = left_ms * settings.slack - settings.hop_ms
-    if waiting.work_ms + pool.busy_ms + entry.work_ms <= capacity * usable_ms * (1.0 - settings.reserve):
+    if pool.waiting.work_ms + pool.busy_ms + work_ms <= terms.capacity * usable_ms * (1.0 - settings.reserve):
         # All that waits fits before this deadline: whatever the order, nothing is displaced.
         if pool.fairness.contended:
             pool.fairness.count(entry.tenant, entry.task, entry.rung, entry.work_ms, entry.work_ms)

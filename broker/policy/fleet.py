@@ -182,7 +182,7 @@ class Fleet:
                 if order is not None:
                     lost[key] = order
             if late:
-                lane.stalled = True
+                lane.stall()
         self._share(now_ms)
         if self._costs_due:
             self._costs_due = False
@@ -196,8 +196,7 @@ class Fleet:
         self._reports.pop(worker, None)
         if lane is None:
             return {}
-        orders = lane.clear()
-        lane.ready = False
+        orders = lane.lose()
         self.version += 1
         self._layout_due = True
         for key in orders:
@@ -216,15 +215,16 @@ class Fleet:
             if now_ms - seen_ms > lost_ms:
                 del self._dispatchers_ms[name]
         others = len(self._dispatchers_ms.keys() - {self.name})
-        self.share = 1.0 / (1 + others)
-        for pool in self.pools:
-            pool.share = self.share
-        for lane in self._lanes.values():
-            self._lend_part(lane)
+        share = 1.0 / (1 + others)
+        if share != self.share:
+            self.share = share
+            for pool in self.pools:
+                pool.share = share
+            for lane in self._lanes.values():
+                self._lend_part(lane)
 
     def _lend_part(self, lane: Lane) -> None:
-        lane.share = self.share
-        lane.window_ms = self._settings.window_ms * self.share
+        lane.share_out(self.share, self._settings.window_ms * self.share)
 
     # -- pools
 

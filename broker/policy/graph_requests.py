@@ -107,7 +107,6 @@ class GraphRequests:
         """A stage record was read."""
         order = self._fleet.orders.pop(_order_key(key, record.instance), None)
         if order is not None:
-            order.lane.release(order.entry.key)
             order.lane.answered(order, now_ms)
             self.order_lost(order.entry)
         request = self._requests.get(key)

@@ -79,6 +79,8 @@ class Lane:
         """By task: for each rung the hosted options that meet it, most accurate first, each cheaper than the one before."""
         self.hosted: frozenset[str] | None = None
         """Keys of the variants that it offers; None where it takes nothing."""
+        self.hostings = 0
+        """Counts the changes of what it offers."""
         self.orders: dict[bytes, Order] = {}
         self.outstanding_ms = 0.0
         self.outstanding_rows = 0
@@ -88,6 +90,10 @@ class Lane:
         """This dispatcher's part of the lane."""
         self.window_ms = 0.0
         """Work of ours that keeps the lane busy while answers and orders are on their way."""
+        self.at = 0
+        """Its place in its pool."""
+        self.changed: set[Lane] = set()
+        """Its pool's: lanes that are not as they were when the pool looked."""
         self._full_since_ms: float | None = None
         self._slack_since_ms: float | None = 0.0
         """Since when the outstanding work has not filled the window; None while it does."""
@@ -108,18 +114,42 @@ class Lane:
             options = _options(ladder, hosted, max(report.batch_size_max, 1))
             if options:
                 self.options[ladder.task] = [_front(options, rung) for rung in range(len(ladder.keys))]
-        self.hosted = frozenset(hosted) if self.ready else None
+        offered = frozenset(hosted) if self.ready else None
+        if offered != self.hosted:
+            self.hosted, self.hostings = offered, self.hostings + 1
+        self.changed.add(self)
 
     def drop_variant(self, key: str) -> None:
         """The worker handed work for this variant back: it is not offered again until the next report."""
-        self.hosted = None
+        self.hosted, self.hostings = None, self.hostings + 1
         for task, rungs in self.options.items():
             self.options[task] = [tuple(option for option in front if option.key != key) for front in rungs]
+        self.changed.add(self)
+
+    def lose(self) -> dict[bytes, Order]:
+        """The worker is gone: hand out what it had."""
+        orders, self.orders = self.orders, {}
+        self.outstanding_ms, self.outstanding_rows = 0.0, 0
+        self.ready = False
+        self.changed.add(self)
+        return orders
+
+    def stall(self) -> None:
+        """A lease ran out here."""
+        self.stalled = True
+        self.changed.add(self)
+
+    def share_out(self, part: float, window_ms: float) -> None:
+        """This dispatcher has this part of the lane, and may keep so much work on it."""
+        if part != self.share or window_ms != self.window_ms:
+            self.share, self.window_ms = part, window_ms
+            self.changed.add(self)
 
     def lend(self, key: bytes, order: Order) -> None:
         """Count an order that was sent."""
         if key in self.orders:
             self.release(key)
+        self.changed.add(self)
         self.orders[key] = order
         self.outstanding_ms += order.work_ms
         self.outstanding_rows += order.rows
@@ -135,6 +165,7 @@ class Lane:
         """The order was answered, or its lease is over."""
         order = self.orders.pop(key, None)
         if order is not None:
+            self.changed.add(self)
             self.outstanding_rows -= order.rows
             self.outstanding_ms = self.outstanding_ms - order.work_ms if self.orders else 0.0
         return order
@@ -144,7 +175,13 @@ class Lane:
         self._full_since_ms = None
 
     def answered(self, order: Order, now_ms: float) -> None:
-        """Learn the lane's real speed from stretches in which it was kept full: a lane with time to spare would show the way there and back."""
+        """The order is done. Learns the lane's real speed from stretches in which it was kept full: with time to spare it would show the way
+        there and back."""
+        released = self.orders.pop(order.entry.key, None)
+        if released is not None:
+            self.outstanding_rows -= released.rows
+            self.outstanding_ms = self.outstanding_ms - released.work_ms if self.orders else 0.0
+        self.changed.add(self)
         self.stalled = False
         if self._slack_since_ms is None:
             if self.outstanding_ms < FULL_PART * self.window_ms:
@@ -163,7 +200,8 @@ class Lane:
     @property
     def wait_ms(self) -> float:
         """When an order sent now would have its turn, at the lane's real speed."""
-        return self.outstanding_ms / min(self.speed, 1.0)
+        speed = self.speed
+        return self.outstanding_ms / speed if speed < 1.0 else self.outstanding_ms
 
     def room(self) -> bool:
         """Whether another order may be sent: late binding keeps a lane at one or two batches.
@@ -171,23 +209,19 @@ class Lane:
         The oldest order is not counted: it is being computed, nothing is heard of the lane before it ends, and the window has to last from then on.
         A lane that was filled waits until part of it is done: under load orders travel in groups, and a group costs little more than an order.
         """
-        if not self.orders:
+        orders = self.orders
+        if not orders:
             return True
         if self.reserved:
             return False
-        running = next(iter(self.orders.values()))
+        for running in orders.values():
+            break
         behind_ms = self.outstanding_ms - running.work_ms
         if behind_ms >= self.window_ms or self.outstanding_rows - running.rows >= self.credit_rows * self.share:
             self._filled = True
         elif behind_ms < LOW_PART * self.window_ms:
             self._filled = False
         return not self._filled
-
-    def clear(self) -> dict[bytes, Order]:
-        """The worker is gone: hand out what it had."""
-        orders, self.orders = self.orders, {}
-        self.outstanding_ms, self.outstanding_rows = 0.0, 0
-        return orders
 
 
 def _options(ladder: Ladder, hosted: Mapping[str, HostedVariant], batch_size_max: int) -> list[Option]:

@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp
 
+import msgspec
+
 from broker.policy.entry import Entry
 from broker.policy.fairness import Fairness
 from broker.policy.ladder import Ladder
 from broker.policy.lanes import Lane, Option
 from broker.policy.laxity import Laxity
+from broker.policy.open_lanes import OpenLanes
 from broker.policy.settings import DispatcherSettings
 from broker.policy.tuning import Group, Mix, Rung, allocate
 from broker.policy.waiting import Waiting
 
 ACCURACY_ROUNDING = 1e-9
 ROWS_WEIGHT = 0.05
+
+
+class Terms(msgspec.Struct, gc=False):
+    """What one kind of request costs, and what is there for it."""
+
+    cheapest: Option
+    work_ms: float
+    least_ms: float
+    """From now to the answer, in the 95th percentile, with the way there and back."""
+    capacity: float
 
 
 class Pool:
@@ -52,31 +65,80 @@ class Pool:
         self._laxity: dict[int, Laxity] = {}
         self._capacities: dict[Group, float] = {}
         self._busy_ms: float | None = None
+        self.known_terms: dict[tuple[str, int, int], Terms] = {}
+        """Of this step."""
+        self._changed: set[Lane] = set(lanes)
+        """Lanes that are not as the next three say."""
+        self._outstanding_ms = [0.0] * len(lanes)
+        self._speeds = [0.0] * len(lanes)
+        self._hostings = [lane.hostings for lane in lanes]
+        self._serving: dict[Group, list[int]] = {}
+        """Places of the lanes that host what answers a class."""
+        self._open_lanes = OpenLanes(lanes)
+        self._unsettled: set[Lane] = set()
+        """Lanes that have changed since open ones were asked for."""
+        for at, lane in enumerate(lanes):
+            lane.at, lane.changed = at, self._changed
         self.lanes_changed()
 
     def lanes_changed(self) -> None:
         """What the lanes host or cost has changed."""
-        self._cheapest.clear()
-        self._capacities.clear()
+        self.costs_changed()
         self._stale = True
 
     def costs_changed(self) -> None:
         """What the lanes' variants cost has changed, not which they host."""
         self._cheapest.clear()
         self._capacities.clear()
+        self.known_terms.clear()
 
     def new_step(self) -> None:
         """Room by deadline, capacity and load are worked out at most once per step, before it sends anything."""
         if self._laxity:
             self._laxity = {}
         self._capacities.clear()
+        self.known_terms.clear()
         self._busy_ms = None
+
+    def _look(self) -> None:
+        """Bring what is kept of the lanes in line with those that have changed."""
+        changed = self._changed
+        for lane in changed:
+            at = lane.at
+            self._outstanding_ms[at] = lane.outstanding_ms
+            self._speeds[at] = lane.speed if lane.ready else 0.0
+            if lane.hostings != self._hostings[at]:
+                self._hostings[at] = lane.hostings
+                self._serving.clear()
+                self._open_lanes.forget()
+                self._unsettled.update(self.lanes)
+        self._unsettled |= changed
+        changed.clear()
+
+    def open_lanes(self) -> OpenLanes:
+        """Those that can be sent to, as they are now."""
+        self._look()
+        self._open_lanes.look(self._unsettled)
+        self._unsettled.clear()
+        return self._open_lanes
+
+    def terms(self, task: str, rung: int, rows: int) -> Terms | None:
+        """What admission needs to know of requests that are alike, at most once per step; None where no ready lane hosts any variant for them."""
+        cheapest = self.cheapest(task, rung)
+        if cheapest is None:
+            return None
+        settings = self._settings
+        terms = self.known_terms[(task, rung, rows)] = Terms(
+            cheapest, cheapest.row_ms * rows + settings.overhead_ms, cheapest.p95_ms(rows) + 2.0 * settings.hop_ms, self.capacity(task, rung)
+        )
+        return terms
 
     @property
     def busy_ms(self) -> float:
         """Work outstanding on all lanes, and promised to requests on graphs."""
         if self._busy_ms is None:
-            self._busy_ms = sum(lane.outstanding_ms for lane in self.lanes) + max(self.promised_ms, 0.0)
+            self._look()
+            self._busy_ms = sum(self._outstanding_ms) + max(self.promised_ms, 0.0)
         return self._busy_ms
 
     def capacity(self, task: str, rung: int) -> float:
@@ -84,7 +146,11 @@ class Pool:
         group = (task, rung)
         capacity = self._capacities.get(group)
         if capacity is None:
-            capacity = self._capacities[group] = self.share * sum(lane.speed for lane in self.lanes if _serves(lane, task, rung))
+            self._look()
+            speeds, serving = self._speeds, self._serving.get(group)
+            if serving is None:
+                serving = self._serving[group] = [lane.at for lane in self.lanes if _hosts(lane, task, rung)]
+            capacity = self._capacities[group] = self.share * sum(speeds if len(serving) == len(speeds) else [speeds[at] for at in serving])
         return capacity
 
     def cheapest(self, task: str, rung: int) -> Option | None:
@@ -225,8 +291,12 @@ class Pool:
 
 
 def _serves(lane: Lane, task: str, rung: int) -> bool:
+    return lane.ready and _hosts(lane, task, rung)
+
+
+def _hosts(lane: Lane, task: str, rung: int) -> bool:
     rungs = lane.options.get(task)
-    return lane.ready and rungs is not None and rung < len(rungs) and bool(rungs[rung])
+    return rungs is not None and rung < len(rungs) and bool(rungs[rung])
 
 
 def _in_time(lane: Lane, entry: Entry) -> Sequence[Option]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 
 class RecentIds:
@@ -15,11 +15,16 @@ class RecentIds:
         """Those that are remembered; only read from outside."""
         self._count_max = count_max
 
-    def add(self, keys: Iterable[bytes]) -> None:
+    def add(self, keys: Sequence[bytes]) -> None:
         """Remember these ids; the oldest are forgotten where the bound is reached."""
         known, order = self.known, self._order
-        fresh = [key for key in dict.fromkeys(keys) if key not in known]
-        known.update(fresh)
+        before = len(known)
+        if known.isdisjoint(keys):
+            known.update(keys)
+            fresh = keys if len(known) - before == len(keys) else dict.fromkeys(keys)
+        else:
+            fresh = [key for key in dict.fromkeys(keys) if key not in known]
+            known.update(fresh)
         order.extend(fresh)
         for _ in range(len(order) - self._count_max):
             known.discard(order.popleft())

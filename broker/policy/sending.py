@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+from collections.abc import Container
 
 from broker.policy.entry import HELD, LEASED, SHADOW_PRIORITY, Commands, Entry, Send
 from broker.policy.lanes import Lane, Order
@@ -20,52 +20,49 @@ def send_waiting(
     Whoever lost earlier attempts has its last one alone on a lane: one request that kills its workers must not take others with it to the end.
     """
     unsendable: list[Entry] = []
-    open_lanes = [(lane.outstanding_ms, at, lane) for at, lane in enumerate(pool.lanes) if lane.ready and not lane.stalled and lane.room()]
-    heapq.heapify(open_lanes)
+    waiting, open_lanes, sends, attempts_last = pool.waiting, pool.open_lanes(), commands.sends, limits.attempts_max - 1
+    heads: dict[Class, Entry] = {}
     skipped: set[tuple[int, Class]] = set()
-    waiting = pool.waiting
-    kinds_of: dict[int, list[Class]] = {}
-    while open_lanes and waiting.count:
-        _, at, lane = open_lanes[0]
-        kinds = kinds_of.get(at)
-        if kinds is None:
-            kinds = kinds_of[at] = [kind for kind in waiting.queues if _can_serve(lane, kind)]
-        entry = _most_urgent(waiting, kinds, at, skipped)
-        if entry is None:
-            heapq.heappop(open_lanes)
+    open_lanes.begin(list(waiting.queues))
+    while waiting.count and (first := open_lanes.first()) is not None:
+        lane, alike = first
+        kind = _most_urgent(waiting, heads, alike.kinds, [kind for at, kind in skipped if at == lane.at] if skipped else ())
+        if kind is None:
+            if skipped:
+                open_lanes.set_aside()
+            else:
+                open_lanes.drop_alike()
             continue
-        kind = (entry.priority, entry.task, entry.rung)
-        last = 0 < entry.attempts >= limits.attempts_max - 1
+        entry = heads[kind]
+        last = 0 < entry.attempts >= attempts_last
         if lane.orders and (last or (entry.priority == SHADOW_PRIORITY and not _has_time(lane, settings, now_ms))):
-            heapq.heappop(open_lanes)  # it is emptied for a last attempt; a shadow comes where next to nothing else is
+            open_lanes.set_aside()  # it is emptied for a last attempt; a shadow comes where next to nothing else is
             continue
         option = pool.choose(lane, entry, now_ms)
         if option is None:
             if pool.fits_somewhere(entry, now_ms):
-                skipped.add((at, kind))
+                skipped.add((lane.at, kind))
                 continue
-            waiting.pop(kind)
-            waiting.forget(entry, HELD)
+            waiting.take(kind, entry, HELD)
+            del heads[kind]
             unsendable.append(entry)
             continue
-        waiting.pop(kind)
-        waiting.forget(entry, LEASED)
+        waiting.take(kind, entry, LEASED)
+        del heads[kind]
         entry.attempts += 1
         entry.handed_out = True
         if entry.root is not None:
             entry.root.handed_out = True
             entry.root.attempts = max(entry.root.attempts, entry.attempts)
-        work_ms = option.row_ms * entry.rows + settings.overhead_ms
-        lease_ms = max(settings.lease_ms, settings.lease_factor * (lane.outstanding_ms + option.p95_ms(entry.rows)))
-        order = Order(entry, lane, option.key, work_ms, entry.rows, now_ms, now_ms + lease_ms)
-        orders[entry.key] = order
-        lane.lend(entry.key, order)
+        rows, key = entry.rows, entry.key
+        lease_ms = max(settings.lease_ms, settings.lease_factor * (lane.outstanding_ms + option.p95_ms(rows)))
+        order = Order(entry, lane, option.key, option.row_ms * rows + settings.overhead_ms, rows, now_ms, now_ms + lease_ms)
+        orders[key] = order
+        lane.lend(key, order)
         lane.reserved = last
-        commands.sends.append(Send(entry, lane.accelerator, lane.lane, lane.worker, lane.incarnation, option.key, option.accuracy, entry.attempts))
-        if lane.room():
-            heapq.heapreplace(open_lanes, (lane.outstanding_ms, at, lane))
-        else:
-            heapq.heappop(open_lanes)
+        sends.append(Send(entry, lane.accelerator, lane.lane, lane.worker, lane.incarnation, option.key, option.accuracy, entry.attempts))
+        open_lanes.sent(lane)
+    open_lanes.end()
     return unsendable
 
 
@@ -75,21 +72,19 @@ def _has_time(lane: Lane, settings: DispatcherSettings, now_ms: float) -> bool:
     return lane.outstanding_ms <= settings.shadow_room_ms and newest.sent_ms < now_ms
 
 
-def _can_serve(lane: Lane, kind: Class) -> bool:
-    _, task, rung = kind
-    rungs = lane.options.get(task)
-    return rungs is not None and rung < len(rungs) and bool(rungs[rung])
-
-
-def _most_urgent(waiting: Waiting, kinds: list[Class], at: int, skipped: set[tuple[int, Class]]) -> Entry | None:
-    """The earliest deadline of the highest priority among the classes that this lane can serve."""
+def _most_urgent(waiting: Waiting, heads: dict[Class, Entry], kinds: list[Class], skipped: Container[Class]) -> Class | None:
+    """The class with the earliest deadline of the highest priority among those that a lane can serve; `heads`: those that are known."""
     best: Entry | None = None
+    found: Class | None = None
     for kind in kinds:
-        if skipped and (at, kind) in skipped:
+        if skipped and kind in skipped:
             continue
-        head = waiting.head(kind)
-        if head is not None and (
-            best is None or head.priority < best.priority or (head.priority == best.priority and head.deadline_ms < best.deadline_ms)
-        ):
-            best = head
-    return best
+        head = heads.get(kind)
+        if head is None:
+            head = waiting.head(kind)
+            if head is None:
+                continue
+            heads[kind] = head
+        if best is None or head.priority < best.priority or (head.priority == best.priority and head.deadline_ms < best.deadline_ms):
+            best, found = head, kind
+    return found

@@ -32,11 +32,14 @@ class DeadlineQueue:
     A heap of the distinct deadlines, and a list for each: under load many requests share a millisecond, and lists cost no comparison.
     """
 
-    __slots__ = ("_by_deadline", "_deadlines", "size")
+    __slots__ = ("_by_deadline", "_deadlines", "_first", "_first_ms", "size")
 
     def __init__(self) -> None:
         self._deadlines: list[int] = []
         self._by_deadline: dict[int, _Equals] = {}
+        self._first: _Equals | None = None
+        """Those with the earliest deadline, as far as they have been looked for."""
+        self._first_ms = 0
         self.size = 0
 
     def push(self, entry: Entry) -> None:
@@ -46,23 +49,30 @@ class DeadlineQueue:
         if equals is None:
             heapq.heappush(self._deadlines, deadline_ms)
             self._by_deadline[deadline_ms] = _Equals(entry)
+            if deadline_ms < self._first_ms:
+                self._first = None
         else:
             equals.entries.append(entry)
         self.size += 1
 
     def head(self) -> Entry | None:
         """The earliest, dead or alive."""
-        if not self._deadlines:
-            return None
-        equals = self._by_deadline[self._deadlines[0]]
-        return equals.entries[equals.at]
+        first = self._first
+        if first is None:
+            if not self._deadlines:
+                return None
+            self._first_ms = self._deadlines[0]
+            first = self._first = self._by_deadline[self._first_ms]
+        return first.entries[first.at]
 
     def pop(self) -> None:
-        """Take the earliest off."""
-        equals = self._by_deadline[self._deadlines[0]]
-        equals.at += 1
-        if equals.at == len(equals.entries):
+        """Take the earliest off, after `head` returned it."""
+        first = self._first
+        assert first is not None
+        first.at += 1
+        if first.at == len(first.entries):
             del self._by_deadline[heapq.heappop(self._deadlines)]
+            self._first = None
         self.size -= 1
 
     def __iter__(self) -> Iterator[Entry]:
@@ -111,7 +121,7 @@ class Waiting:
         self.deadline_sum_ms -= entry.deadline_ms
         if entry.priority != SHADOW_PRIORITY:
             self.rows[(entry.task, entry.rung)] -= entry.rows
-        if self.count == 0:
+        if not self.count:
             # Empty: nothing of what sums of floats have drifted by stays.
             self.work_ms, self.deadline_sum_ms = 0.0, 0.0
             self.due.clear()
@@ -138,9 +148,10 @@ class Waiting:
         del self.queues[kind]
         return None
 
-    def pop(self, kind: Class) -> None:
-        """Take the head of a class off its queue (after `head` returned it)."""
+    def take(self, kind: Class, entry: Entry, state: State) -> None:
+        """Take the head of a class, `entry`, off its queue (after `head` returned it)."""
         self.queues[kind].pop()
+        self.forget(entry, state)
 
     def entries(self) -> Iterator[Entry]:
         """Everything that waits, in no order."""

@@ -195,8 +195,7 @@ def test_what_waits_is_counted_and_comes_out_by_deadline(doings: list[tuple[str,
             waiting.forget(there.pop(sorted(there)[number % len(there)]), State.DONE)
         elif what == "pop" and (head := waiting.head(kind)) is not None:
             assert head.deadline_ms == min(one.deadline_ms for one in there.values())
-            waiting.pop(kind)
-            waiting.forget(head, State.LEASED)
+            waiting.take(kind, head, State.LEASED)
             there = {key: one for key, one in there.items() if one is not head}
         elif what == "compact":
             waiting.compact()
