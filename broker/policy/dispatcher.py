@@ -19,11 +19,12 @@ from broker.policy.graph_requests import GraphRequests, Opened, OpenRequest
 from broker.policy.lanes import Order
 from broker.policy.quotas import Quotas
 from broker.policy.recent import RecentIds
+from broker.policy.routes import fill_in
 from broker.policy.sending import send_waiting
 from broker.policy.settings import DispatcherSettings
 from broker.policy.shard import Shard
 from graphs.compiled import Graph
-from schemas.limits import DEFAULT_PRIORITY, Limits
+from schemas.limits import Limits
 from schemas.telemetry import Departed, DispatcherReport, WorkerReport
 from schemas.terminal import EXPIRED, FAILED, REJECTED
 
@@ -165,30 +166,21 @@ class DispatcherPolicy:
 
     def _resolve(self, entry: Entry) -> tuple[str, str] | None:
         """Fill in what the endpoint's defaults say: task, rung, deadline, priority."""
-        endpoint = self.fleet.catalog.endpoints.get(entry.endpoint)
-        if endpoint is None:
+        route = self.fleet.routes.get(entry.endpoint) or self.fleet.route(entry.endpoint)
+        if route is None:
             known = ", ".join(sorted(self.fleet.catalog.endpoints)[:10]) or "none yet"
             return "unknown_endpoint", f"no endpoint {entry.endpoint!r}: known are {known}"
-        defaults = endpoint.defaults
-        absolute, timeout_ms = entry.deadline_at_ms, entry.timeout_ms
-        if absolute is None and timeout_ms is None:
-            timeout_ms = entry.timeout_ms = defaults.timeout_ms
-        deadline_ms = absolute if timeout_ms is None else entry.received_ms + timeout_ms
-        assert deadline_ms is not None
-        entry.deadline_ms = deadline_ms if absolute is None or deadline_ms < absolute else absolute
+        fill_in(entry, route.defaults)
         if entry.deadline_ms - entry.received_ms > self.limits.timeout_ms_max:
             return "bad_request", f"the deadline is more than {self.limits.timeout_ms_max // 1000} s away"
-        entry.priority = entry.priority or defaults.priority or DEFAULT_PRIORITY
-        if entry.floor is None:
-            entry.floor = defaults.min_accuracy
-        if endpoint.graph is not None:
+        if route.graph:
             compiled = self.fleet.graphs.of(entry.endpoint)
             return (
                 ("unknown_endpoint", f"the graph of endpoint {entry.endpoint!r} cannot run: {compiled.problem}") if compiled.graph is None else None
             )
-        ladder = self.fleet.ladder(endpoint)
+        ladder = route.ladder
         if ladder is None:
-            return "unknown_endpoint", f"endpoint {entry.endpoint!r} names task {endpoint.task!r}, which is not in the catalog"
+            return "unknown_endpoint", f"endpoint {entry.endpoint!r} names task {route.task!r}, which is not in the catalog"
         entry.task = ladder.task
         entry.rung = ladder.rung(entry.floor)
         if entry.rung == len(ladder.keys):
@@ -196,12 +188,12 @@ class DispatcherPolicy:
         return None
 
     def _admit(self, entry: Entry, shard: Shard, now_ms: float, commands: Commands) -> tuple[str, str] | None:
-        endpoint = self.fleet.catalog.endpoints[entry.endpoint]
-        if endpoint.quotas and not self._quotas.take(entry.endpoint, entry.tenant, endpoint.quotas, now_ms, self.fleet.share):
+        route = self.fleet.routes[entry.endpoint]
+        if route.quotas and not self._quotas.take(entry.endpoint, entry.tenant, route.quotas, now_ms, self.fleet.share):
             return "quota", f"tenant {entry.tenant!r} is over its quota for endpoint {entry.endpoint!r}"
         if entry.deadline_ms <= now_ms:
             return "infeasible_deadline", f"the deadline passed {now_ms - entry.deadline_ms:.0f} ms before the request was read"
-        if endpoint.graph is not None:
+        if route.graph:
             replayed = shard.replayed.pop(entry.key, ())
             compiled = self.fleet.graphs.of(entry.endpoint)
             return self._full(len(self.graphs), "run on graphs") or self.graphs.start(entry, compiled, replayed, now_ms, commands)
@@ -210,7 +202,8 @@ class DispatcherPolicy:
 
     def _full(self, held: int, what: str) -> tuple[str, str] | None:
         """Whether a request more would be one too many, beside so many that do `what`."""
-        if held < self.limits.waiting_max and self._held_bytes + self.graphs.held_bytes <= self.limits.waiting_bytes_max:
+        limits = self.limits
+        if held < limits.waiting_max and self._held_bytes + self.graphs.held_bytes <= limits.waiting_bytes_max:
             return None
         return "overloaded", f"{held} requests {what}, the limit is {self.limits.waiting_max}"
 
@@ -221,16 +214,15 @@ class DispatcherPolicy:
         if shard is None:
             return
         own, orders, live, ended, finish = shard.own_answers, self.fleet.orders, shard.live, self.counts.ended, self._finish
+        number = event.shard
         for key in event.keys:
-            if key in own:
+            if own and key in own:
                 own.discard(key)
             else:
                 order = orders.get(key) or self.graphs.final_order(key)
-                if order is not None and order.entry.shard == event.shard:
-                    name, lane = order.entry.key, order.lane
-                    del orders[name]
-                    lane.release(name)
-                    lane.answered(order, now_ms)
+                if order is not None and order.entry.shard == number:
+                    del orders[order.entry.key]
+                    order.lane.answered(order, now_ms)
             entry = live.pop(key, None)
             if entry is not None:
                 ended(entry, now_ms, missed=key in event.missed)
@@ -251,7 +243,13 @@ class DispatcherPolicy:
 
     def _finish(self, entry: Entry, shard: Shard) -> None:
         """The request's terminal record is in the log, or it is another dispatcher's from now on: forget it."""
-        self._let_go(entry, DONE)
+        if entry.state is WAITING or not entry.admitted:
+            self._let_go(entry, DONE)
+        else:
+            # The very same, for nearly all there are.
+            entry.admitted, entry.state = False, DONE
+            self._held_bytes -= entry.bytes
+            self._expiry.remove(entry, entry.deadline_ms)
         del self._live[entry.key]
         entry.payload = None
         shard.watermark.finish(entry.offset)

@@ -13,23 +13,23 @@ class ExpiryWheel:
     """Which requests are due; a bucket is due as a whole when its last millisecond has come."""
 
     def __init__(self) -> None:
-        self._buckets: dict[int, dict[bytes, Entry]] = {}
-        self._order: list[int] = []
+        self._buckets: dict[float, dict[bytes, Entry]] = {}
+        """By whole numbers, of either type."""
+        self._order: list[float] = []
 
-    def add(self, entry: Entry, at_ms: float) -> int:
-        """The bucket to remove it from again."""
-        number = int(at_ms) // BUCKET_MS
+    def add(self, entry: Entry, at_ms: float) -> None:
+        """Due then."""
+        number = at_ms // BUCKET_MS
         bucket = self._buckets.get(number)
         if bucket is None:
             bucket = self._buckets[number] = {}
             heapq.heappush(self._order, number)
         bucket[entry.key] = entry
-        return number
 
     def remove(self, entry: Entry, at_ms: float) -> None:
         """Idempotent."""
         buckets = self._buckets
-        number = int(at_ms) // BUCKET_MS
+        number = at_ms // BUCKET_MS
         bucket = buckets.get(number)
         if bucket is not None:
             bucket.pop(entry.key, None)

@@ -7,6 +7,7 @@ from broker.policy.graphs import Graphs
 from broker.policy.ladder import Ladder
 from broker.policy.lanes import Lane, Order
 from broker.policy.pool import Pool
+from broker.policy.routes import Route
 from broker.policy.settings import DispatcherSettings
 from schemas.catalog import Catalog, EndpointSpec, TaskSpec
 from schemas.effective import ladder_name, learned_tasks
@@ -31,6 +32,8 @@ class Fleet:
         """Tasks under learned accuracies, by their ladders' names."""
         self._learned_ladders: dict[str, TaskSpec] = {}
         """The same, of endpoints that are no more, too."""
+        self.routes: dict[str, Route] = {}
+        """By endpoint, as far as anybody has asked; ask `route` for others."""
         self.layouts = 0
         """Counts the layouts of pools: with each they are new."""
         self.version = 0
@@ -53,6 +56,16 @@ class Fleet:
         """Some lane's costs have changed: whoever works with them is told a few times a second, not for each of a thousand reports."""
         self._bindings: dict[str, Binding] = {}
 
+    def route(self, endpoint: str) -> Route | None:
+        """How requests of this endpoint are taken on; None where the catalog does not have it."""
+        spec = self.catalog.endpoints.get(endpoint)
+        if spec is None:
+            return None
+        graph = spec.graph is not None
+        ladder = None if graph else self.ladder(spec)
+        route = self.routes[endpoint] = Route(defaults=spec.defaults, quotas=spec.quotas, graph=graph, task=spec.task, ladder=ladder)
+        return route
+
     def pool(self, task: str) -> Pool:
         """The pool of a task of the catalog."""
         return self._pool_by_task[task]
@@ -74,6 +87,7 @@ class Fleet:
         learned, seen = learned_tasks(catalog), (dict(catalog.tasks), dict(catalog.endpoints))
         only_learned = seen == self._seen and catalog.learned != self.catalog.learned
         self.catalog, self._seen = catalog, seen
+        self.routes.clear()
         if only_learned and learned == self._learned_tasks:
             return []
         self._learned_tasks = learned

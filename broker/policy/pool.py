@@ -19,6 +19,7 @@ from broker.policy.waiting import Waiting
 
 ACCURACY_ROUNDING = 1e-9
 ROWS_WEIGHT = 0.05
+OWED_MAX = 2.0
 
 
 class Terms(msgspec.Struct, gc=False):
@@ -29,6 +30,17 @@ class Terms(msgspec.Struct, gc=False):
     least_ms: float
     """From now to the answer, in the 95th percentile, with the way there and back."""
     capacity: float
+
+
+class Aim(msgspec.Struct, gc=False):
+    """A mix as it is paid out: the accuracies are those aimed at, the parts of one."""
+
+    lower: str
+    upper: str
+    lower_accuracy: float
+    upper_accuracy: float
+    lower_part: float
+    upper_part: float
 
 
 class Pool:
@@ -47,7 +59,7 @@ class Pool:
         """The plan's routing shares by task; without an entry the load decides."""
         self._ladders = ladders
         self._settings = settings
-        self._mixes: dict[Group, Mix] = {}
+        self._aims: dict[Group, Aim] = {}
         self._owed: dict[Group, dict[str, float]] = {}
         """By variant, what the mix still has to come out at; the plan's shares have a book of their own."""
         self._owed_by_plan: dict[Group, dict[str, float]] = {}
@@ -178,10 +190,12 @@ class Pool:
 
     def arrived(self, entry: Entry) -> None:
         """Count an admitted request towards its class's rate."""
-        group = (entry.task, entry.rung)
-        self._arrived_rows[group] = self._arrived_rows.get(group, 0) + entry.rows
-        rows = self._rows_each.get(group, entry.rows)
-        self._rows_each[group] = rows + ROWS_WEIGHT * (entry.rows - rows)
+        group, count = (entry.task, entry.rung), entry.rows
+        arrived = self._arrived_rows
+        arrived[group] = arrived.get(group, 0) + count
+        rows = self._rows_each.get(group)
+        if rows != count:
+            self._rows_each[group] = count if rows is None else rows + ROWS_WEIGHT * (count - rows)
 
     def tune(self, now_ms: float) -> None:
         """Decide how accurate answers may be now: from what waits, what has been arriving, and the lanes' real speed."""
@@ -202,7 +216,8 @@ class Pool:
         for group, rows in waiting.rows.items():
             demand.setdefault(group, rows)
         capacity_ms = self.share * sum(lane.speed for lane in self.lanes if lane.ready) * horizon_ms * settings.utilisation - self.busy_ms
-        self._mixes = allocate(demand, {group: self._rungs(*group) for group in demand}, capacity_ms)
+        mixes = allocate(demand, {group: self._rungs(*group) for group in demand}, capacity_ms)
+        self._aims = {group: _aim(mix) for group, mix in mixes.items()}
 
     def _count_rates(self, now_ms: float) -> None:
         """Fading arrival rates, in rows per millisecond."""
@@ -235,15 +250,16 @@ class Pool:
             options = _in_time(lane, entry)
             if not options:
                 return None
-        wanted = self._wanted(entry)
-        left_ms = entry.deadline_ms - now_ms - 2.0 * self._settings.hop_ms - lane.wait_ms
-        cheapest = options[-1]
+        settings, rows = self._settings, entry.rows
+        wanted = self._wanted(entry) if self.shares else self._affordable((entry.task, entry.rung))
+        left_ms = entry.deadline_ms - now_ms - 2.0 * settings.hop_ms - lane.wait_ms
         # A better answer is worth a try only where there is time for it to go wrong; the cheapest is what there is.
-        easily_ms = left_ms / self._settings.upgrade_margin
+        easily_ms = left_ms / settings.upgrade_margin
         for option in options:
-            if option.accuracy <= wanted and option.p95_ms(entry.rows) <= easily_ms:
+            if option.accuracy <= wanted and option.p95_ms(rows) <= easily_ms:
                 return option
-        return cheapest if cheapest.p95_ms(entry.rows) <= left_ms else None
+        cheapest = options[-1]
+        return cheapest if cheapest.p95_ms(rows) <= left_ms else None
 
     def _wanted(self, entry: Entry) -> float:
         """The accuracy aimed at, so that over many requests the parts come out as planned (the largest debt is paid first)."""
@@ -257,12 +273,26 @@ class Pool:
 
     def _affordable(self, group: Group) -> float:
         """What the present load leaves room for."""
-        mix = self._mixes.get(group)
-        if mix is None:
+        aim = self._aims.get(group)
+        if aim is None:
             return 1.0
-        if mix.upper_part <= 0.0:
-            return mix.lower.accuracy + ACCURACY_ROUNDING
-        return self._pay(self._owed, group, {mix.lower.key: 1.0 - mix.upper_part, mix.upper.key: mix.upper_part})
+        if aim.upper_part <= 0.0:
+            return aim.lower_accuracy
+        # As `_pay` does, of just these two.
+        owed = self._owed.get(group)
+        if owed is None:
+            owed = self._owed[group] = {}
+        lower, upper = aim.lower, aim.upper
+        lower_owed, upper_owed = owed.get(lower, 0.0) + aim.lower_part, owed.get(upper, 0.0) + aim.upper_part
+        if lower_owed > OWED_MAX:
+            lower_owed = OWED_MAX
+        if upper_owed > OWED_MAX:
+            upper_owed = OWED_MAX
+        if lower_owed >= upper_owed:
+            owed[lower], owed[upper] = lower_owed - 1.0, upper_owed
+            return aim.lower_accuracy
+        owed[lower], owed[upper] = lower_owed, upper_owed - 1.0
+        return aim.upper_accuracy
 
     def _planned_parts(self, entry: Entry, planned: dict[str, float]) -> dict[str, float]:
         ladder = self._ladders[entry.task]
@@ -274,7 +304,7 @@ class Pool:
         owed = owing.setdefault(group, {})
         total = sum(parts.values())
         for key, part in parts.items():
-            owed[key] = min(owed.get(key, 0.0) + part / total, 2.0)
+            owed[key] = min(owed.get(key, 0.0) + part / total, OWED_MAX)
         chosen = max(parts, key=lambda key: owed[key])
         owed[chosen] -= 1.0
         ladder = self._ladders[group[0]]
@@ -288,6 +318,14 @@ class Pool:
             for lane in self.lanes
             if _serves(lane, entry.task, entry.rung) and not lane.stalled
         )
+
+
+def _aim(mix: Mix) -> Aim:
+    lower, upper, part = mix.lower, mix.upper, mix.upper_part
+    total = 1.0 - part + part
+    return Aim(
+        lower.key, upper.key, lower.accuracy + ACCURACY_ROUNDING, upper.accuracy + ACCURACY_ROUNDING, (1.0 - part) / total, part / total
+    )
 
 
 def _serves(lane: Lane, task: str, rung: int) -> bool:

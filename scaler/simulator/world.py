@@ -163,11 +163,12 @@ class World:
         now_ms = self.agenda.now_ms
         self.tally.ended(answers, now_ms)
         responses, owners, visible_ms, duplicated = self.responses, self.owners, now_ms + delay_ms, self.duplicated_part
-        for shard, key, *_ in answers:
+        for answer in answers:
+            shard = answer[0]
             partition = responses[shard]
-            readable_ms = partition.append(key, visible_ms)
+            readable_ms = partition.append(answer[1], visible_ms)
             if duplicated and self._again.next() < duplicated:
-                partition.append(key, readable_ms)
+                partition.append(answer[1], readable_ms)
             owner = owners[shard]
             if owner is not None and owner.woken_ms > readable_ms:
                 owner.wake(readable_ms)

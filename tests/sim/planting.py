@@ -35,9 +35,9 @@ class Bug(msgspec.Struct, frozen=True):
 BUGS = (
     Bug(
         "a credit is not released",
-        "broker.policy.dispatcher",
-        "                    lane.release(name)",
-        "                    pass",
+        "broker.policy.lanes",
+        "        released = self.orders.pop(order.entry.key, None)",
+        "        released = None",
         ("idle",),
     ),
     Bug(

@@ -1,0 +1,37 @@
+"""What requests of an endpoint are taken on by, looked up once for each catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from broker.policy.entry import Entry
+from broker.policy.ladder import Ladder
+from schemas.catalog import Defaults, Quota
+from schemas.limits import DEFAULT_PRIORITY
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint with what it is answered by."""
+
+    defaults: Defaults
+    quotas: Mapping[str, Quota]
+    """By tenant."""
+    graph: bool
+    task: str
+    ladder: Ladder | None
+    """None where the task is not in the catalog, or of a graph."""
+
+
+def fill_in(entry: Entry, defaults: Defaults) -> None:
+    """What the request leaves open: deadline, priority, floor."""
+    absolute, timeout_ms = entry.deadline_at_ms, entry.timeout_ms
+    if absolute is None and timeout_ms is None:
+        timeout_ms = entry.timeout_ms = defaults.timeout_ms
+    deadline_ms = absolute if timeout_ms is None else entry.received_ms + timeout_ms
+    assert deadline_ms is not None
+    entry.deadline_ms = deadline_ms if absolute is None or deadline_ms < absolute else absolute
+    entry.priority = entry.priority or defaults.priority or DEFAULT_PRIORITY
+    if entry.floor is None:
+        entry.floor = defaults.min_accuracy
