@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from bisect import bisect_left
 from typing import Annotated
 
 import msgspec
@@ -47,12 +47,16 @@ def latency_at(batches: dict[int, Latency], rows: int) -> Latency:
     """
     if not batches:
         raise ValueError("a profile without a measured batch size says nothing about latency")
-    sizes = sorted(batches)
-    if rows <= sizes[0]:
+    return latency_of(batches, sorted(batches), rows)
+
+
+def latency_of(batches: dict[int, Latency], sizes: list[int], rows: int) -> Latency:
+    """As `latency_at`; `sizes`: the batch sizes, smallest first."""
+    at = bisect_left(sizes, rows)
+    if at == 0:
         return batches[sizes[0]]
-    for small, large in pairwise(sizes):
-        if rows <= large:
-            return _between(batches, small, large, rows)
+    if at < len(sizes):
+        return _between(batches, sizes[at - 1], sizes[at], rows)
     if len(sizes) == 1:
         one = batches[sizes[0]]
         factor = rows / sizes[0]

@@ -170,8 +170,7 @@ class DispatcherPolicy:
         if route is None:
             known = ", ".join(sorted(self.fleet.catalog.endpoints)[:10]) or "none yet"
             return "unknown_endpoint", f"no endpoint {entry.endpoint!r}: known are {known}"
-        fill_in(entry, route.defaults)
-        if entry.deadline_ms - entry.received_ms > self.limits.timeout_ms_max:
+        if fill_in(entry, route.defaults) > self.limits.timeout_ms_max:
             return "bad_request", f"the deadline is more than {self.limits.timeout_ms_max // 1000} s away"
         if route.graph:
             compiled = self.fleet.graphs.of(entry.endpoint)
@@ -181,9 +180,10 @@ class DispatcherPolicy:
         ladder = route.ladder
         if ladder is None:
             return "unknown_endpoint", f"endpoint {entry.endpoint!r} names task {route.task!r}, which is not in the catalog"
+        assert entry.floor is not None
         entry.task = ladder.task
-        entry.rung = ladder.rung(entry.floor)
-        if entry.rung == len(ladder.keys):
+        rung = entry.rung = ladder.rung(entry.floor)
+        if rung == len(ladder.keys):
             return "infeasible_accuracy", f"min_accuracy {entry.floor} is above every variant: the best has {ladder.best}"
         return None
 

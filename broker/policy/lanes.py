@@ -147,10 +147,11 @@ class Lane:
 
     def lend(self, key: bytes, order: Order) -> None:
         """Count an order that was sent."""
-        if key in self.orders:
+        orders = self.orders
+        if key in orders:
             self.release(key)
         self.changed.add(self)
-        self.orders[key] = order
+        orders[key] = order
         self.outstanding_ms += order.work_ms
         self.outstanding_rows += order.rows
         if self._slack_since_ms is not None and self.outstanding_ms >= FULL_PART * self.window_ms:

@@ -87,12 +87,17 @@ class OpenLanes:
 
     def sent(self, lane: Lane) -> None:
         """The first lane has got an order."""
-        alike = self._tops[0][2]
+        tops = self._tops
+        alike, at = tops[0][2], lane.at
+        places = alike.places
         if lane.room():
-            heapq.heapreplace(alike.places, (lane.outstanding_ms, lane.at, self._stamps[lane.at]))
+            heapq.heapreplace(places, (lane.outstanding_ms, at, self._stamps[at]))
         else:
-            heapq.heappop(alike.places)
-        self._next(alike)
+            heapq.heappop(places)
+        if len(tops) == 1 and places and (place := places[0])[2] == self._stamps[place[1]]:
+            tops[0] = (place[0], place[1], alike)
+        else:
+            self._next(alike)
 
     def end(self) -> None:
         """The filling is over."""

@@ -168,7 +168,8 @@ class Batcher:
 
     def add(self, queued: QueuedOrder) -> bool:
         """Queue an order of a hosted variant; False where its id already waits or runs (the answer then says the higher attempt)."""
-        known = self._known.get(queued.id)
+        name = queued.id
+        known = self._known.get(name)
         if known is not None:
             if queued.order.attempt > known.order.attempt:
                 # All else stays as it came: the later order may name another variant, or describe other tensors than are held here.
@@ -176,13 +177,14 @@ class Batcher:
             return False
         order = queued.order
         queue = self._queues[order.variant]
-        self._known[queued.id] = queued
+        self._known[name] = queued
         number = self._number = self._number + 1
-        deadline_ms = order.deadline_ms
+        deadline_ms, rows = order.deadline_ms, order.rows
         heappush(queue.heap, (order.priority or DEFAULT_PRIORITY, deadline_ms, number, queued))
-        heappush(self._by_latest_start, (self._latest_start_ms(queue, order), number, queued))
+        latest_start_ms = deadline_ms - self._hop_ms - (queue.costs_ms().get(rows) or queue.of(rows))
+        heappush(self._by_latest_start, (latest_start_ms, number, queued))
         queue.waiting += 1
-        self.waiting_rows += order.rows
+        self.waiting_rows += rows
         return True
 
     def finish(self, queued: QueuedOrder) -> None:

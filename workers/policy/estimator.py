@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from itertools import accumulate
 
-from schemas.profile import Latency, latency_at
+from schemas.profile import Latency, latency_of
 
 WINDOW_SAMPLES = 64
 """Measurements kept for each batch size: at the 95th percentile three disturbed ones are tolerated."""
@@ -78,7 +78,7 @@ class LatencyEstimator:
         """Take in one batch of `rows` (as computed, padding included)."""
         expected_ms = self._profiled_ms.get(rows)
         if expected_ms is None:
-            expected_ms = self._profiled_ms[rows] = latency_at(self._profile, rows).p50_ms
+            expected_ms = self._profiled_ms[rows] = latency_of(self._profile, self._sizes, rows).p50_ms
         ratio = measured_ms / max(expected_ms, 1e-6)
         at = min(bisect_left(self._sizes, rows), len(self._sizes) - 1)
         self._windows[self._sizes[at]].add(ratio)
@@ -98,9 +98,9 @@ class LatencyEstimator:
         largest = self._sizes[-1]
         whole, rest = divmod(rows, largest)
         if whole == 0 or (whole == 1 and rest == 0):
-            return latency_at(self._estimates, rows)
+            return latency_of(self._estimates, self._sizes, rows)
         full = self._estimates[largest]
-        last = latency_at(self._estimates, rest) if rest else Latency(0.0, 0.0, full.samples)
+        last = latency_of(self._estimates, self._sizes, rest) if rest else Latency(0.0, 0.0, full.samples)
         return Latency(whole * full.p50_ms + last.p50_ms, whole * full.p95_ms + last.p95_ms, full.samples)
 
     def _blend(self, measured: float, samples: int, prior: float) -> float:
