@@ -190,6 +190,8 @@ class Fleet:
             if now_ms - lane.seen_ms > self._settings.worker_lost_ms:
                 lost |= self._forget(worker)
                 continue
+            if not lane.orders:
+                continue
             late = [key for key, order in lane.orders.items() if order.lease_until_ms <= now_ms]
             for key in late:
                 order = self.take_back(key)

@@ -25,31 +25,45 @@ def static_bindings(
     known = {report.worker for report in reports}
     unheard = tuple(binding for binding in previous.bindings if keep_unheard and binding.worker not in known)
     lanes = _lanes(reports, previous, lanes_per_class, {(binding.accelerator, binding.lane) for binding in unheard})
-    bound = tuple(_binding(report, lanes[report.worker], catalog) for report in reports if report.worker in lanes)
+    variants = catalog.variants()
+    candidates = {
+        accelerator: _ordered(variants, accelerator) for accelerator in {report.accelerator for report in reports if report.worker in lanes}
+    }
+    bound = tuple(_binding(report, lanes[report.worker], candidates[report.accelerator]) for report in reports if report.worker in lanes)
     return tuple(sorted(bound + unheard, key=lambda binding: binding.worker))
 
 
 def _lanes(reports: list[WorkerReport], previous: Plan, lanes_per_class: int, taken: set[tuple[str, int]]) -> dict[str, int]:
     lanes: dict[str, int] = {}
+    present = {binding.worker: binding for binding in previous.bindings}
     for report in reports:
-        kept = previous.binding(report.worker)
+        kept = present.get(report.worker)
         if kept is not None and kept.accelerator == report.accelerator and kept.lane < lanes_per_class:
             place = (kept.accelerator, kept.lane)
             if place not in taken:
                 taken.add(place)
                 lanes[report.worker] = kept.lane
+    open_lanes = {
+        accelerator: iter([lane for lane in range(lanes_per_class) if (accelerator, lane) not in taken])
+        for accelerator in {report.accelerator for report in reports}
+    }
     for report in reports:
         if report.worker in lanes:
             continue
-        free = next((lane for lane in range(lanes_per_class) if (report.accelerator, lane) not in taken), None)
+        free = next(open_lanes[report.accelerator], None)
         if free is not None:
             taken.add((report.accelerator, free))
             lanes[report.worker] = free
     return lanes
 
 
-def _binding(report: WorkerReport, lane: int, catalog: Catalog) -> Binding:
-    candidates = {key: spec for key, spec in catalog.variants().items() if report.accelerator in spec.accelerators}
+def _ordered(variants: Mapping[str, VariantSpec], accelerator: str) -> dict[str, VariantSpec]:
+    """What this class can run, most accurate first."""
+    able = [key for key, spec in variants.items() if accelerator in spec.accelerators]
+    return {key: variants[key] for key in sorted(able, key=lambda key: (-variants[key].accuracy, key))}
+
+
+def _binding(report: WorkerReport, lane: int, candidates: Mapping[str, VariantSpec]) -> Binding:
     hosted = _fitting(candidates, report)
     return Binding(
         worker=report.worker,
@@ -62,8 +76,8 @@ def _binding(report: WorkerReport, lane: int, catalog: Catalog) -> Binding:
 
 
 def _fitting(candidates: Mapping[str, VariantSpec], report: WorkerReport) -> list[str]:
-    """Most accurate first; one whose memory is not known yet is tried (the worker refuses what does not fit)."""
-    ordered = sorted(candidates, key=lambda key: (-candidates[key].accuracy, key))
+    """In their order; one whose memory is not known yet is tried (the worker refuses what does not fit)."""
+    ordered = list(candidates)
     if not report.memory_bytes_max:
         return ordered
     left = report.memory_bytes_max * MEMORY_PART

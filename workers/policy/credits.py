@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from workers.policy.batcher import BATCH_OVERHEAD_MS, BatchRules
 
 
-def credits_of(ready: Iterable[BatchRules], *, row_ms: float | None, hold_ms: float, rows_max: int) -> int:
+def credits_of(
+    ready: Iterable[BatchRules],
+    *,
+    row_ms: float | None,
+    hold_ms: float,
+    rows_max: int,
+    efficient_rows: Callable[[BatchRules], int] = BatchRules.efficient_rows,
+) -> int:
     """Rows to hold: what the device computes in `hold_ms`, and at least two efficient batches of the slowest ready variant.
 
     `row_ms` is what a row cost of late, over the mix of variants that really came (None: nothing ran yet, the slowest variant counts).
@@ -16,7 +23,7 @@ def credits_of(ready: Iterable[BatchRules], *, row_ms: float | None, hold_ms: fl
     rules = list(ready)
     if not rules:
         return 0
-    efficient = [(rule, rule.efficient_rows()) for rule in rules]
+    efficient = [(rule, efficient_rows(rule)) for rule in rules]
     costs = [(rule.latency_at(rows).p50_ms + BATCH_OVERHEAD_MS) / rows for rule, rows in efficient]
     slowest = max(range(len(rules)), key=costs.__getitem__)
     least = 2 * efficient[slowest][1]

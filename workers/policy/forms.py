@@ -34,6 +34,8 @@ class Forms:
         self._estimators: dict[str, LatencyEstimator] = {}
         self._computed_rows: dict[str, int] = {}
         self._row_ms: float | None = None
+        self._efficient: dict[str, tuple[BatchRules, Latency, int]] = {}
+        """By handle: rows of an efficient batch, and from what they follow."""
 
     @property
     def serves(self) -> bool:
@@ -50,7 +52,7 @@ class Forms:
 
     def forget(self, hosted: Hosted) -> None:
         """It is no longer in memory."""
-        for by_handle in (self._shapes, self._rules, self._estimators):
+        for by_handle in (self._shapes, self._rules, self._estimators, self._efficient):
             by_handle.pop(hosted.handle, None)
 
     def rules(self, hosted: Hosted) -> BatchRules:
@@ -78,8 +80,18 @@ class Forms:
 
     def credits(self, hosting: HostedVariants, *, hold_ms: float, rows_max: int) -> int:
         """Rows to hold, waiting and running."""
-        ready = [hosted for hosted in hosting.visible().values() if hosted.state == READY]
-        return credits_of([self._rules[hosted.handle] for hosted in ready], row_ms=self._row_ms, hold_ms=hold_ms, rows_max=rows_max)
+        ready = {self._rules[hosted.handle]: hosted.handle for hosted in hosting.visible().values() if hosted.state == READY}
+        return credits_of(
+            ready, row_ms=self._row_ms, hold_ms=hold_ms, rows_max=rows_max, efficient_rows=lambda rules: self._efficient_rows(ready[rules], rules)
+        )
+
+    def _efficient_rows(self, handle: str, rules: BatchRules) -> int:
+        """As the rules say, worked out anew where latencies have changed."""
+        told = rules.latency_at(rules.rows_max)
+        known = self._efficient.get(handle)
+        if known is None or known[0] is not rules or known[1] is not told:
+            known = self._efficient[handle] = (rules, told, rules.efficient_rows())
+        return known[2]
 
     def shown(self, hosting: HostedVariants) -> dict[str, HostedVariant]:
         """As telemetry shows them."""
