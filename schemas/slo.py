@@ -29,8 +29,9 @@ def effective_accuracy_offered(accuracies: Sequence[float], offered: int) -> flo
 
 
 def accuracy_drop_max(effective_accuracies: Sequence[float], best: float) -> float:
-    """1 - the lowest effective accuracy of any window / the best possible; `effective_accuracies`: one per window."""
-    return 1.0 - min(effective_accuracies) / best if effective_accuracies and best > 0.0 else 0.0
+    """1 - the lowest effective accuracy of any window / the best possible; `effective_accuracies`: one per window. 0 where all are as good as that,
+    but for rounding, or better than what was thought to be the best."""
+    return max(1.0 - min(effective_accuracies) / best, 0.0) if effective_accuracies and best > 0.0 else 0.0
 
 
 def goodput_rps(completed_in_time_at_floor: int, seconds: float) -> float:

@@ -9,7 +9,7 @@ from scaler.optimizers.capacity import Capacity, Operation
 from scaler.optimizers.flow_program import Answer, Family, FlowProgram
 from scaler.optimizers.greedy import greedy_posts
 from scaler.optimizers.loki_routing import most_accurate_first
-from scaler.optimizers.optimizer import FALLBACK, Limits, Proposal
+from scaler.optimizers.optimizer import FALLBACK, FEASIBLE, Limits, Proposal
 from scaler.optimizers.paths import compute_ms, demand_rps, main_floor, parents, paths_of, stage_budgets
 from scaler.optimizers.snapshot import EndpointDemand, Snapshot
 from scaler.optimizers.solver import SolverTime
@@ -20,6 +20,8 @@ EXACT_MAX = 1_200
 """Rows of the program about latencies; where there would be more, each stage gets a fixed part of the time instead."""
 WORTH = 1.02
 """A larger batch is looked at only where it raises the rate by this much."""
+ROOM = 1.25
+"""As `headroom` of the control loop."""
 
 
 class Loki:
@@ -35,8 +37,11 @@ class Loki:
     - *Several endpoints* share the cluster; accuracy is weighed by their demand.
     - *Floors*: the paper knows none. Paths below the floor that most requests of an endpoint ask for are left out (unless all are); no other
       floor is looked at.
+    - *Room*: both steps are solved for 1.25 times the demand (`room`), of which the paper says nothing. A plan for just what is forecast has no room for
+      a forecast that was too low; and plans come into force by how they would serve 1.25 times the forecast (`headroom` of the control loop), so
+      that the first step's, on as few workers as possible, never did: what happened to be bound at the start stayed.
     - *Without demand* (no request was seen yet) greedy decides, so that the first to come find something ready.
-    - *Beyond the least accurate*: everybody's demand is cut by the same factor; where that leaves nearly nothing, as much as possible is served.
+    - *Beyond the least accurate*: where not even the demand without its room fits, everybody's is cut by the same factor; where that leaves nearly nothing, as much as possible is served.
     - *Size*: with more latency rows than HiGHS can be asked for in a control interval, each stage gets a part of the time in proportion to its
       fastest variant, and one batch size.
     """
@@ -44,10 +49,14 @@ class Loki:
     name = "loki"
     source = "Loki (HPDC'24, arXiv 2407.03583), resource manager and load balancer"
 
+    def __init__(self, *, room: float = ROOM) -> None:
+        """`room`: multiple of the demand that is planned for; 1: the paper's own program."""
+        self._room = room
+
     def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
         """Objective: requests/s times accuracy. Without time for the solver: greedy, as a fallback."""
         capacity = Capacity(snapshot)
-        families = families_of(snapshot, capacity)
+        families = families_of(snapshot, capacity, self._room)
         asked = [(endpoint, family) for endpoint, family in families if family.rate_rps > 0.0]
         time = SolverTime(limits, len(snapshot.workers))
         answer = _hardware_scaling(capacity, snapshot, asked, time)
@@ -59,14 +68,18 @@ class Loki:
             why = "no time for the solver: greedy decided" if asked else "greedy keeps every endpoint ready"
             draft = Draft(posts=greedy_posts(snapshot, capacity), status=FALLBACK, bound_by=[why])
             return assemble(draft, snapshot, capacity, limits)
-        if 0.0 < answer.scale < 1.0:
-            notes.append(f"demand was cut to {answer.scale:.1%}")
+        status, scale = answer.status, answer.scale * self._room
+        if answer.scale < 1.0 <= scale:
+            status = FEASIBLE
+            notes.append(f"room for {scale:.1%} of the demand, and not for {self._room:.0%}")
+        elif 0.0 < scale < 1.0:
+            notes.append(f"demand was cut to {scale:.1%}")
         rates = _rates(answer)
         draft = Draft(
             posts=answer.posts(capacity),
-            status=answer.status,
+            status=status,
             bound_by=notes,
-            objective=answer.objective,
+            objective=answer.objective / self._room,
             gap=answer.gap,
             shares=most_accurate_first(snapshot, capacity, rates),
             budgets=_budgets(snapshot, capacity, answer),
@@ -74,8 +87,8 @@ class Loki:
         return assemble(draft, snapshot, capacity, limits)
 
 
-def families_of(snapshot: Snapshot, capacity: Capacity) -> list[tuple[EndpointDemand, Family]]:
-    """Endpoints that can be computed at all, with the paths at or above the floor that most ask for."""
+def families_of(snapshot: Snapshot, capacity: Capacity, room: float) -> list[tuple[EndpointDemand, Family]]:
+    """Endpoints that can be computed at all, with `room` times their demand, and the paths at or above the floor that most ask for."""
     found: list[tuple[EndpointDemand, Family]] = []
     for endpoint in snapshot.endpoints:
         paths = paths_of(endpoint, capacity, PATHS_MAX)
@@ -83,7 +96,7 @@ def families_of(snapshot: Snapshot, capacity: Capacity) -> list[tuple[EndpointDe
             continue
         floor = main_floor(endpoint)
         above = tuple(path for path in paths if path.accuracy >= floor - 1e-9) or paths
-        found.append((endpoint, Family(name=endpoint.endpoint, rate_rps=demand_rps(endpoint), paths=above)))
+        found.append((endpoint, Family(name=endpoint.endpoint, rate_rps=room * demand_rps(endpoint), paths=above)))
     return found
 
 

@@ -11,7 +11,7 @@ from scaler.optimizers.capacity import Capacity
 from scaler.optimizers.checking import faults_of
 from scaler.optimizers.loki import Loki, chains_of
 from scaler.optimizers.loki_routing import most_accurate_first
-from scaler.optimizers.optimizer import FALLBACK, INFEASIBLE, OPTIMAL, Limits
+from scaler.optimizers.optimizer import FALLBACK, FEASIBLE, INFEASIBLE, OPTIMAL, Limits
 from scaler.optimizers.snapshot import Cost, StageDemand, Variant
 from schemas.profile import Latency
 
@@ -35,7 +35,7 @@ def accurate_capacity():
 
 
 def test_below_the_capacity_of_the_most_accurate_it_uses_as_few_servers_as_possible():
-    proposal = Loki().propose(pipeline(40.0), ample())
+    proposal = Loki(room=1.0).propose(pipeline(40.0), ample())
     assert hosted(proposal) == {("d/x",): 2, ("c/b5",): 4}
     assert proposal.explanation.status == OPTIMAL
     assert proposal.shares == {"d": {"d/x": 1.0}, "c": {"c/b5": 1.0}}
@@ -46,7 +46,7 @@ def test_beyond_it_accuracy_falls_along_a_curve_and_capacity_grows_as_published(
     base, best = accurate_capacity(), 0.689 * 0.834
     curve = {}
     for factor in (1.0, 1.5, 2.0, 2.7, 4.0):
-        proposal = Loki().propose(pipeline(base * factor), ample())
+        proposal = Loki(room=1.0).propose(pipeline(base * factor), ample())
         assert proposal.explanation.served["traffic"] == pytest.approx(1.0, abs=1e-3), factor
         curve[factor] = proposal.explanation.accuracy["traffic"] / best
     assert curve[1.0] == pytest.approx(1.0)
@@ -83,7 +83,7 @@ def brute_force(rate, servers):
 
 @pytest.mark.parametrize(("rate", "servers"), [(60.0, 4), (100.0, 5), (90.0, 3)])
 def test_it_is_at_least_as_good_as_the_best_pair_of_paths(rate, servers):
-    proposal = Loki().propose(pipeline(rate, servers=servers), ample())
+    proposal = Loki(room=1.0).propose(pipeline(rate, servers=servers), ample())
     assert proposal.explanation.accuracy["traffic"] >= brute_force(rate, servers) * (1.0 - 2e-3)
 
 
@@ -96,7 +96,7 @@ def test_the_batches_of_a_path_take_half_of_its_time_at_most():
     ladder = [batching("v", 0.9, 20.0, 2.0, "d"), batching("w", 0.8, 20.0, 2.0, "c")]
     for timeout_ms in (90.0, 120.0, 160.0):
         asked = snapshot(ladder, workers(20), endpoint("e", "d", "c", rate=200.0, timeout_ms=timeout_ms))
-        proposal = Loki().propose(asked, ample())
+        proposal = Loki(room=1.0).propose(asked, ample())
         largest = {binding.variants[0]: binding.batch_size_max for binding in proposal.bindings}
         assert 40.0 + 2.0 * sum(largest.values()) <= timeout_ms / 2.0
         assert sum(proposal.budgets["e"].values()) <= timeout_ms + 1e-6
@@ -107,21 +107,33 @@ def test_the_batches_of_a_path_take_half_of_its_time_at_most():
 def test_a_path_that_cannot_be_in_time_is_not_used():
     slow = Variant(key="d/slow", task="d", accuracy=0.99, costs={"a": Cost(latency={1: flat(60.0)})})
     ladder = [slow, variant("quick", 0.7, {"a": 100.0}, task="d"), variant("c", 0.8, {"a": 100.0}, task="c")]
-    proposal = Loki().propose(snapshot(ladder, workers(6), endpoint("e", "d", "c", rate=20.0, timeout_ms=100.0)), ample())
+    proposal = Loki(room=1.0).propose(snapshot(ladder, workers(6), endpoint("e", "d", "c", rate=20.0, timeout_ms=100.0)), ample())
     assert set(hosted(proposal)) == {("d/quick",), ("c/c",)}
 
 
 def test_demand_beyond_the_least_accurate_is_cut_and_said():
     asked = pipeline(accurate_capacity() * 20.0)
-    proposal = Loki().propose(asked, ample())
+    proposal = Loki(room=1.0).propose(asked, ample())
     assert proposal.explanation.status == INFEASIBLE
     assert 0.2 < proposal.explanation.served["traffic"] < 0.9
     assert any("demand was cut" in note for note in proposal.explanation.bound_by)
 
 
+def test_there_is_room_for_a_quarter_more_as_far_as_the_cluster_has_it():
+    proposal = Loki().propose(pipeline(40.0), ample())
+    assert hosted(proposal) == hosted(Loki(room=1.0).propose(pipeline(50.0), ample())) == {("d/x",): 2, ("c/b5",): 5}
+    assert proposal.explanation.status == OPTIMAL
+    assert proposal.explanation.objective == pytest.approx(40.0 * 0.689 * 0.834)
+    most = next(rate for rate in range(2_000, 100, -10) if Loki(room=1.0).propose(pipeline(rate), ample()).explanation.status == OPTIMAL)
+    tight = Loki().propose(pipeline(most / 1.1), ample())
+    assert tight.explanation.status == FEASIBLE
+    assert tight.explanation.served["traffic"] == pytest.approx(1.0, abs=1e-3)
+    assert any(note.startswith("room for 1") and note.endswith("and not for 125%") for note in tight.explanation.bound_by)
+
+
 def test_without_time_greedy_decides():
     asked = pipeline(100.0)
-    proposal = Loki().propose(asked, Limits(time_s=0.0, seed=1, clock_s=lambda: 0.0))
+    proposal = Loki(room=1.0).propose(asked, Limits(time_s=0.0, seed=1, clock_s=lambda: 0.0))
     assert proposal.explanation.status == FALLBACK
     assert faults_of(proposal, asked) == []
 
