@@ -142,7 +142,8 @@ class Lane:
     def share_out(self, part: float, window_ms: float) -> None:
         """This dispatcher has this part of the lane, and may keep so much work on it."""
         if part != self.share or window_ms != self.window_ms:
-            self.share, self.window_ms = part, window_ms
+            self.share = part
+            self.window_ms = window_ms
             self.changed.add(self)
 
     def lend(self, key: bytes, order: Order) -> None:
@@ -215,8 +216,7 @@ class Lane:
             return True
         if self.reserved:
             return False
-        for running in orders.values():
-            break
+        running = next(iter(orders.values()))
         behind_ms = self.outstanding_ms - running.work_ms
         if behind_ms >= self.window_ms or self.outstanding_rows - running.rows >= self.credit_rows * self.share:
             self._filled = True

@@ -323,9 +323,7 @@ class Pool:
 def _aim(mix: Mix) -> Aim:
     lower, upper, part = mix.lower, mix.upper, mix.upper_part
     total = 1.0 - part + part
-    return Aim(
-        lower.key, upper.key, lower.accuracy + ACCURACY_ROUNDING, upper.accuracy + ACCURACY_ROUNDING, (1.0 - part) / total, part / total
-    )
+    return Aim(lower.key, upper.key, lower.accuracy + ACCURACY_ROUNDING, upper.accuracy + ACCURACY_ROUNDING, (1.0 - part) / total, part / total)
 
 
 def _serves(lane: Lane, task: str, rung: int) -> bool:

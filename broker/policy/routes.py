@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
 from broker.policy.entry import Entry
@@ -16,7 +14,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint with what it is answered by."""
 
     defaults: Defaults
-    quotas: Mapping[str, Quota]
+    quotas: dict[str, Quota]
     """By tenant."""
     graph: bool
     task: str

@@ -20,7 +20,7 @@ from scaler.simulator.scenario import Scenario
 
 GRACE = 5.0
 GRACE_S = 5.0
-"""How long a proposal may take before its process is ended: so many times its limit, and these seconds more, as machines are busy."""
+"""How long a proposal may take before its process is ended: so many times its limit (beside a solver's patience), and these seconds more."""
 TOLD_EVERY_S = 0.1
 
 
@@ -55,7 +55,7 @@ class Watched:
 
     def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
         """As the optimizer does; whatever it raises goes on to the caller."""
-        self._tell(Waiting(f"optimizer {self.name!r}", limits.left_s * GRACE + GRACE_S))
+        self._tell(Waiting(f"optimizer {self.name!r}", limits.left_s * (GRACE + limits.patience) + GRACE_S))
         try:
             proposal = self._optimizer.propose(snapshot, limits)
         except Exception as error:  # a plug-in may raise anything: it is told in its row

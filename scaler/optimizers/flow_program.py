@@ -89,7 +89,7 @@ class FlowProgram:
         if most >= 1.0 - 1e-9:
             whole = rounded is not None and rounded.values[self.scale] >= 1.0 - 1e-9
             start = rounded.values if rounded is not None and whole else ()
-            solved = self.program.solve(time_s=time.left_s * (0.95 if whole else 0.6), seed=time.seed, gap=GAP, start=start)
+            solved = self.program.solve_in(time, 0.95 if whole else 0.6, gap=GAP, start=start)
             if solved.found:
                 return self._answer(solved, OPTIMAL if solved.status == OPTIMAL else FEASIBLE, 1.0)
             if whole and rounded is not None:
@@ -105,7 +105,7 @@ class FlowProgram:
         program.clear_gains()
         for column in self.workers.values():
             program.set_gain(column, -1.0)
-        solved = program.solve(time_s=time.left_s * 0.4, seed=time.seed, gap=GAP)
+        solved = program.solve_in(time, 0.4, gap=GAP)
         return self._answer(solved, OPTIMAL if solved.status == OPTIMAL else FEASIBLE, 1.0) if solved.found else None
 
     def _add_families(self) -> None:
@@ -139,7 +139,7 @@ class FlowProgram:
         program.set_bounds(self.scale, 0.0, scale_max)
         program.clear_gains()
         program.set_gain(self.scale, 1.0)
-        return program.solve(time_s=time.left_s * 0.4, seed=time.seed, gap=GAP, start=start)
+        return program.solve_in(time, 0.4, gap=GAP, start=start)
 
     def _best_rounded(self, most: float, time: SolverTime) -> Solved | None:
         """Rounding loses some rate: planned for a little more than is asked, whole workers may do for all of it."""
@@ -158,14 +158,14 @@ class FlowProgram:
             return None
         relaxed = self.program.relaxed()
         relaxed.set_bounds(self.scale, scale * (1.0 - 1e-9), scale)
-        solved = relaxed.solve(time_s=time.left_s * 0.4, seed=time.seed)
+        solved = relaxed.solve_in(time, 0.4)
         if not solved.found:
             return None
         for place, count in self._whole(solved.values).items():
             relaxed.set_bounds(self.workers[place], count, count)
         relaxed.set_bounds(self.scale, 0.0, 1.0)
         relaxed.set_gain(self.scale, SERVED_WEIGHT * sum(family.rate_rps for family in self.families))
-        fixed = relaxed.solve(time_s=time.left_s * 0.4, seed=time.seed)
+        fixed = relaxed.solve_in(time, 0.4)
         return fixed if fixed.found else None
 
     def _whole(self, values: Sequence[float]) -> dict[tuple[int, str, int], float]:
@@ -194,7 +194,7 @@ class FlowProgram:
             start[column] *= 1.0 - SHRINK
         program = self.program.copy()
         program.set_bounds(self.scale, scale, scale)
-        solved = program.solve(time_s=time.left_s * 0.95, seed=time.seed, gap=GAP, start=start)
+        solved = program.solve_in(time, 0.95, gap=GAP, start=start)
         if not solved.found:
             # The workers of the largest scale are a plan as well, if not the most accurate one.
             solved, scale = Solved(FEASIBLE, found.values), found.values[self.scale]
@@ -206,7 +206,7 @@ class FlowProgram:
         for column in self._unserved:
             program.set_bounds(column, 0.0, 1.0)
         self._aim_at_accuracy(program, SERVED_WEIGHT)
-        solved = program.solve(time_s=time.left_s * 0.95, seed=time.seed, gap=GAP)
+        solved = program.solve_in(time, 0.95, gap=GAP)
         return self._answer(solved, INFEASIBLE, 0.0) if solved.found else None
 
     def _answer(self, solved: Solved, status: str, scale: float) -> Answer:

@@ -37,11 +37,12 @@ class Loki:
     - *Several endpoints* share the cluster; accuracy is weighed by their demand.
     - *Floors*: the paper knows none. Paths below the floor that most requests of an endpoint ask for are left out (unless all are); no other
       floor is looked at.
-    - *Room*: both steps are solved for 1.25 times the demand (`room`), of which the paper says nothing. A plan for just what is forecast has no room for
-      a forecast that was too low; and plans come into force by how they would serve 1.25 times the forecast (`headroom` of the control loop), so
-      that the first step's, on as few workers as possible, never did: what happened to be bound at the start stayed.
+    - *Room*: both steps are solved for 1.25 times the demand (`room`), of which the paper says nothing. A plan for just what is forecast has no
+      room for a forecast that was too low; and plans come into force by how they would serve 1.25 times the forecast (`headroom` of the control
+      loop), so that the first step's, on as few workers as possible, never did: what happened to be bound at the start stayed.
     - *Without demand* (no request was seen yet) greedy decides, so that the first to come find something ready.
-    - *Beyond the least accurate*: where not even the demand without its room fits, everybody's is cut by the same factor; where that leaves nearly nothing, as much as possible is served.
+    - *Beyond the least accurate*: where not even the demand without its room fits, everybody's is cut by the same factor; where that leaves
+      nearly nothing, as much as possible is served.
     - *Size*: with more latency rows than HiGHS can be asked for in a control interval, each stage gets a part of the time in proportion to its
       fastest variant, and one batch size.
     """

@@ -18,10 +18,13 @@ OPTIMAL, FEASIBLE, FALLBACK, INFEASIBLE = "optimal", "feasible", "fallback", "in
 class Limits:
     """What a proposal may take. The caller owns the clock, so that an optimizer needs none of its own."""
 
-    __slots__ = ("_clock_s", "_until_s", "seed")
+    __slots__ = ("_clock_s", "_until_s", "patience", "seed")
 
-    def __init__(self, *, time_s: float, seed: int, clock_s: Callable[[], float]) -> None:
+    def __init__(self, *, time_s: float, seed: int, clock_s: Callable[[], float], patience: float = 1.0) -> None:
+        """`patience`: a solver that looks at the machine's own clock may take so many times what is left. With more than 1 it is to end by what it
+        has done (`STEADY_NODES`), so that a proposal is the same on a slow or busy machine: of a simulation, whose clock stands still meanwhile."""
         self.seed = seed
+        self.patience = patience
         self._clock_s = clock_s
         self._until_s = clock_s() + time_s
 

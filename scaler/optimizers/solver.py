@@ -19,6 +19,8 @@ SHORTEST_S = 0.01
 """With less time than this HiGHS is not even asked."""
 GAP = 1e-4
 NODES_MAX = 2_147_483_647
+STEADY_NODES = 200
+"""Branch-and-bound nodes where the end must not depend on the machine's speed: about what a second is enough for."""
 RESERVED = 0.3
 """HiGHS looks at the clock now and then only."""
 RESERVED_EACH_S = 30e-6
@@ -42,10 +44,10 @@ class Solved(msgspec.Struct, frozen=True):
 class SolverTime:
     """What is left for solving when there must be time to finish: a part of the limit, and some for each worker."""
 
-    __slots__ = ("_limits", "_reserve_s", "seed")
+    __slots__ = ("_limits", "_reserve_s", "patience", "seed")
 
     def __init__(self, limits: Limits, workers: int) -> None:
-        self._limits, self.seed = limits, limits.seed
+        self._limits, self.seed, self.patience = limits, limits.seed, limits.patience
         self._reserve_s = limits.left_s * RESERVED + workers * RESERVED_EACH_S
 
     @property
@@ -118,25 +120,34 @@ class Program:
         """Other bounds of a column."""
         self._column_bounds[column] = (lower, upper)
 
+    def solve_in(self, time: SolverTime, part: float, *, gap: float = GAP, start: Sequence[float] = ()) -> Solved:
+        """Solve in this part of the time that is left when the solver has the program; as `solve`."""
+        nodes_max = STEADY_NODES if time.patience > 1.0 else NODES_MAX
+        model = self._model() if time.left_s * part >= SHORTEST_S else None
+        time_s = time.left_s * part * time.patience
+        return self._run(model, {"time_limit": time_s, "random_seed": time.seed, "mip_rel_gap": gap, "mip_max_nodes": nodes_max}, start)
+
     def solve(self, *, time_s: float, seed: int, gap: float = GAP, start: Sequence[float] = (), nodes_max: int = NODES_MAX) -> Solved:
         """`start`: a solution to begin with (one value per column); what is not feasible in it is ignored. `nodes_max`: branch-and-bound nodes,
         an end that does not depend on the machine's speed."""
+        model = self._model() if time_s >= SHORTEST_S else None
+        return self._run(model, {"time_limit": time_s, "random_seed": seed, "mip_rel_gap": gap, "mip_max_nodes": nodes_max}, start)
+
+    def _run(self, model: Any, options: dict[str, float], start: Sequence[float]) -> Solved:
+        """`model`: None where there was no time to make it."""
         if not self.columns:
             return Solved(OPTIMAL)
-        if time_s < SHORTEST_S:
+        if model is None or options["time_limit"] < SHORTEST_S:
             return Solved(UNKNOWN)
         highs = highspy.Highs()
         for name, value in (
             ("output_flag", False),
             ("threads", 1),
-            ("random_seed", seed % 2_147_483_647),
-            ("time_limit", time_s),
-            ("mip_rel_gap", gap),
             ("parallel", "off"),
-            ("mip_max_nodes", nodes_max),
+            *(options | {"random_seed": options["random_seed"] % 2_147_483_647}).items(),
         ):
             highs.setOptionValue(name, value)
-        highs.passModel(self._model())
+        highs.passModel(model)
         if len(start) == self.columns:
             given = highspy.HighsSolution()
             given.col_value = list(start)

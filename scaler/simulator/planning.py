@@ -21,6 +21,8 @@ from schemas.telemetry import Departed, DispatcherReport, Telemetry, WorkerRepor
 
 LOOK_MS = 250.0
 LANES_MIN = 64
+PATIENCE = 20.0
+"""A solver may take so many times its limit: a simulation's plans are the same on a busy machine."""
 
 
 class Planning(Protocol):
@@ -80,7 +82,7 @@ class OptimizerPlanning(_Leader):
     """The live scaler's policy with one optimizer."""
 
     def __init__(self, world: World, optimizer: Optimizer, seed: int, clock_s: Callable[[], float] | None) -> None:
-        """`clock_s`: tells how long proposals take; without it they take no time."""
+        """`clock_s`: only tells how long proposals took: what they are does not depend on it."""
         super().__init__(world)
         self._optimizer, self._seed, self._clock_s = optimizer, seed, clock_s or _no_time
         scenario, control = world.scenario, world.scenario.control
@@ -123,7 +125,7 @@ class OptimizerPlanning(_Leader):
             return
         snapshot = policy.snapshot(now_ms)
         begun_s = self._clock_s()
-        limits = Limits(time_s=self._world.scenario.control.time_s, seed=self._seed, clock_s=self._clock_s)
+        limits = Limits(time_s=self._world.scenario.control.time_s, seed=self._seed, clock_s=_no_time, patience=PATIENCE)
         try:
             proposal = self._optimizer.propose(snapshot, limits)
         except Exception as error:  # somebody else's plug-in: whatever it raises, the plan in force stays

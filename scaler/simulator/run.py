@@ -24,7 +24,7 @@ class Outside(msgspec.Struct, frozen=True):
     traces: Mapping[str, NDArray[np.float64]] = {}
     """Time stamps in ms by `Arrivals.file`, as read from the file; sorted."""
     clock_s: Callable[[], float] | None = None
-    """A clock, for the time limit of proposals and for `PlanMade.solve_ms`; without one time stands still while an optimizer thinks."""
+    """A clock, for `PlanMade.solve_ms` alone: for an optimizer time stands still while it thinks, so that plans do not depend on the machine."""
 
 
 def simulate(
