@@ -20,6 +20,8 @@ from broker.policy.waiting import Waiting
 ACCURACY_ROUNDING = 1e-9
 ROWS_WEIGHT = 0.05
 OWED_MAX = 2.0
+LANES_FEW = 64
+"""Over so many lanes mean costs are worked out whenever they are asked for; of more, one lane's say little, and work is saved."""
 
 
 class Terms(msgspec.Struct, gc=False):
@@ -75,14 +77,17 @@ class Pool:
         """The mixes follow from lanes that have changed."""
         self._cheapest: dict[Group, Option | None] = {}
         self._laxity: dict[int, Laxity] = {}
+        self._means: dict[Group, list[tuple[str, float, float]]] = {}
+        """Where there are many lanes: what variants cost, on average, as when costs were told to have changed."""
         self._capacities: dict[Group, float] = {}
         self._busy_ms: float | None = None
         self.known_terms: dict[tuple[str, int, int], Terms] = {}
         """Of this step."""
         self._changed: set[Lane] = set(lanes)
-        """Lanes that are not as the next three say."""
+        """Lanes that are not as the next four say."""
         self._outstanding_ms = [0.0] * len(lanes)
         self._speeds = [0.0] * len(lanes)
+        self._windows_ms = [0.0] * len(lanes)
         self._hostings = [lane.hostings for lane in lanes]
         self._serving: dict[Group, list[int]] = {}
         """Places of the lanes that host what answers a class."""
@@ -101,6 +106,7 @@ class Pool:
     def costs_changed(self) -> None:
         """What the lanes' variants cost has changed, not which they host."""
         self._cheapest.clear()
+        self._means.clear()
         self._capacities.clear()
         self.known_terms.clear()
 
@@ -119,6 +125,7 @@ class Pool:
             at = lane.at
             self._outstanding_ms[at] = lane.outstanding_ms
             self._speeds[at] = lane.speed if lane.ready else 0.0
+            self._windows_ms[at] = lane.window_ms if lane.ready else 0.0
             if lane.hostings != self._hostings[at]:
                 self._hostings[at] = lane.hostings
                 self._serving.clear()
@@ -204,18 +211,19 @@ class Pool:
             return
         self._tuned_ms, self._stale = now_ms, False
         self._count_rates(now_ms)
+        self._look()
         self.fairness.fade(now_ms)
         waiting = self.waiting
         waiting.compact()
         horizon_ms = settings.rate_window_ms
-        self._queued = waiting.count > 0 and waiting.work_ms + self.busy_ms > sum(lane.window_ms for lane in self.lanes if lane.ready)
+        self._queued = waiting.count > 0 and waiting.work_ms + self.busy_ms > sum(self._windows_ms)
         if self._queued:
             mean_slack_ms = waiting.deadline_sum_ms / waiting.count - now_ms
             horizon_ms = min(max(settings.backlog_part * mean_slack_ms, settings.horizon_ms_min), settings.horizon_ms_max)
         demand = {group: waiting.rows.get(group, 0) + rate * horizon_ms for group, rate in self._rates.items()}
         for group, rows in waiting.rows.items():
             demand.setdefault(group, rows)
-        capacity_ms = self.share * sum(lane.speed for lane in self.lanes if lane.ready) * horizon_ms * settings.utilisation - self.busy_ms
+        capacity_ms = self.share * sum(self._speeds) * horizon_ms * settings.utilisation - self.busy_ms
         mixes = allocate(demand, {group: self._rungs(*group) for group in demand}, capacity_ms)
         self._aims = {group: _aim(mix) for group, mix in mixes.items()}
 
@@ -235,13 +243,23 @@ class Pool:
 
     def _rungs(self, task: str, rung: int) -> list[Rung]:
         """The variants at or above a rung, at their mean cost over the lanes that host them."""
+        group = (task, rung)
+        means = self._means.get(group)
+        if means is None:
+            means = self._mean_costs(task, rung)
+            if len(self.lanes) > LANES_FEW:
+                self._means[group] = means
+        overhead_ms = self._settings.overhead_ms / self._rows_each.get(group, 1.0)
+        return [Rung(key, accuracy, row_ms + overhead_ms) for key, accuracy, row_ms in means]
+
+    def _mean_costs(self, task: str, rung: int) -> list[tuple[str, float, float]]:
+        """(variant, accuracy, milliseconds of a row)"""
         costs: dict[str, list[Option]] = {}
         for lane in self.lanes:
             if _serves(lane, task, rung):
                 for option in lane.options[task][rung]:
                     costs.setdefault(option.key, []).append(option)
-        overhead_ms = self._settings.overhead_ms / self._rows_each.get((task, rung), 1.0)
-        return [Rung(key, options[0].accuracy, sum(o.row_ms for o in options) / len(options) + overhead_ms) for key, options in costs.items()]
+        return [(key, options[0].accuracy, sum([option.row_ms for option in options]) / len(options)) for key, options in costs.items()]
 
     def choose(self, lane: Lane, entry: Entry, now_ms: float) -> Option | None:
         """The variant that this lane should answer with: what the shares or the load allow, stepping down to what still meets the deadline."""
