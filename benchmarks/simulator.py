@@ -1,4 +1,4 @@
-"""`python -m benchmarks.simulator`: requests of virtual work for each second of CPU, on the Fashion-MNIST ladder; and the memory of a longer run."""
+"""`python -m benchmarks.simulator`: requests of virtual work for each second of CPU, on the fashion ladder; large clusters; memory of a longer run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from scaler.simulator.run import simulate
 from scaler.simulator.scenario import Arrivals, Choice, Control, Hop, Load, Scenario, WorkerGroup
 
 MEGABYTE = 1e6
+LARGE = ((1_000, 60_000.0), (10_000, 60_000.0))
+"""(workers, requests per virtual second)"""
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -76,6 +78,20 @@ def measure(wanted: Scenario, repeats: int, *, checked: bool) -> Figures:
     return min(found, key=lambda figures: figures.cpu_s)
 
 
+def tell_large(duration_s: float) -> int:
+    """Clusters of many workers: what it costs until all are ready, and for each request then. Returns violations."""
+    violations = 0
+    for workers, rate_rps in LARGE:
+        short, whole = (measure(scenario(rate_rps, workers, lasts_s), 1, checked=False) for lasts_s in (0.1, duration_s))
+        each_us = (whole.cpu_s - short.cpu_s) / (whole.requests - short.requests) * 1e6
+        violations += whole.violations
+        sys.stdout.write(
+            f"{workers:,} workers: {short.cpu_s:.1f} s of CPU until they serve, then {each_us:.1f} us for each of {whole.requests:,} requests at "
+            f"{rate_rps:,.0f} per virtual second ({whole.completed / whole.requests:.1%} completed)\n"
+        )
+    return violations
+
+
 def peak_bytes(wanted: Scenario, *, checked: bool) -> int:
     """The most that Python held during a run, beyond what it held before."""
     gc.collect()
@@ -97,7 +113,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="the quickest counts (default: %(default)s)")
     parser.add_argument("--checkers", choices=("off", "on", "both"), default="both")
     parser.add_argument("--memory", action="store_true", help="peak memory of this run and of one twice as long, in place of speed")
+    parser.add_argument("--large", action="store_true", help="clusters of 1,000 and 10,000 workers in place of this one; takes minutes")
     stated = parser.parse_args(arguments)
+    if stated.large:
+        return 1 if tell_large(stated.seconds) else 0
     wanted = scenario(stated.rate, stated.workers, stated.seconds, stated.dispatchers)
     violations = 0
     for checked in {"off": (False,), "on": (True,), "both": (False, True)}[stated.checkers]:
