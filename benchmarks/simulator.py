@@ -1,4 +1,4 @@
-"""`python -m benchmarks.simulator`: requests of virtual work for each second of CPU, on the fashion ladder; large clusters; memory of a longer run."""
+"""`python -m benchmarks.simulator`: requests of virtual work for each second of CPU, on fashion; large clusters; memory of longer runs."""
 
 from __future__ import annotations
 
