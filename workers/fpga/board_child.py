@@ -14,6 +14,8 @@ from workers.fpga.board_session import NotPossible, Session
 from workers.fpga.packing import Bytes
 
 REASON_CHARACTERS_MAX = 600
+LINGER_S = 0.0002
+"""After each batch: under load, the next one comes about as soon."""
 
 
 def main(connection_descriptor: int, memory_descriptor: int, life_descriptor: int) -> None:
@@ -31,7 +33,9 @@ def main(connection_descriptor: int, memory_descriptor: int, life_descriptor: in
     except Exception as error:  # pynq raises what it likes; whatever it is, there is no board
         say.send(connection, say.Lost(reason=_described(error)))
         return
-    while (request := say.receive_request(connection)) is not None:
+    # Through the network a batch takes so long that there is nothing to be gained.
+    linger_s = 0.0 if session.is_remote else LINGER_S
+    while (request := say.receive_request(connection, linger_s)) is not None:
         reply = _answer(session, request)
         say.send(connection, reply)
         if isinstance(reply, say.Lost):

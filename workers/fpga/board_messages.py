@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -135,9 +136,16 @@ def send(connection: socket.socket, message: Request | Reply) -> None:
     connection.send(_encode(message))
 
 
-def receive_request(connection: socket.socket) -> Request | None:
-    """None where the worker hung up."""
-    data = connection.recv(MESSAGE_BYTES_MAX)
+def receive_request(connection: socket.socket, linger_s: float = 0.0) -> Request | None:
+    """None where the worker hung up. For `linger_s` it looks without going to sleep: to be woken takes longer than many a batch has."""
+    until_s = time.monotonic() + linger_s
+    while time.monotonic() < until_s:
+        with contextlib.suppress(BlockingIOError):
+            return _decoded(connection.recv(MESSAGE_BYTES_MAX, socket.MSG_DONTWAIT))
+    return _decoded(connection.recv(MESSAGE_BYTES_MAX))
+
+
+def _decoded(data: bytes) -> Request | None:
     return _decode_request(data) if data else None
 
 

@@ -76,6 +76,11 @@ class Session:
         self._temperature_celsius = 0.0
         threading.Thread(target=self._watch_temperature, name="temperature", daemon=True).start()
 
+    @property
+    def is_remote(self) -> bool:
+        """Reached over the network."""
+        return bool(self._device.has_capability("REMOTE"))
+
     def opened(self) -> say.Opened:
         note = self._note
         return say.Opened(
@@ -133,7 +138,7 @@ class Session:
     def _part(self, variant: _Variant, rows: int) -> _Part:
         source, sink = variant.source[:rows], variant.sink[:rows]
         # PYNQ.remote fetches buffers whole; on the board itself only what was written needs to be looked at again.
-        fetched = variant.sink if self._device.has_capability("REMOTE") else sink
+        fetched = variant.sink if self.is_remote else sink
         part = _Part(source, _plain(source), self._source_area[: source.nbytes], fetched, _plain(sink), self._sink_area[: sink.nbytes])
         variant.parts[rows] = part
         return part
@@ -175,7 +180,7 @@ class Session:
             time.sleep(left_s)
         polls, pause_s = 1, max(order.expected_ms / 1e3 * _PAUSE_PART, _PAUSE_S_MIN)
         # A look at a board over the network is a round trip; on the board it is nothing.
-        at_once = 1 if self._device.has_capability("REMOTE") else _POLLS_AT_ONCE
+        at_once = 1 if self.is_remote else _POLLS_AT_ONCE
         while not self._dma.done():
             if time.perf_counter() > deadline_s:
                 raise Hung(f"the accelerator did not end within {order.deadline_ms:.0f} ms")
