@@ -107,18 +107,19 @@ async def test_a_change_of_threads_loses_no_order(prefix: str) -> None:
         await serve(stage, "a")
         sent: list[str] = []
         epoch = 1
-        for threads in (2, 1, 3):
+        for threads in (2, 3, 4):
             epoch += 1
             binding = Binding(worker="w1", accelerator="cpu", lane=0, variants=("fashion/a",), threads=threads)
             loads = backend.events.count("load a")
             await stage.write(stage.names.plan, 0, (PLAN_KEY, encode_plan(Plan(epoch=epoch, bindings=(binding,))), ()))
             while backend.events.count("load a") == loads or len(sent) % 40:
-                sent.append(f"t{threads}-{len(sent)}")
-                await stage.send(stage.order(sent[-1], "a"))
+                sent += [f"t{threads}-{len(sent)}", f"t{threads}-{len(sent) + 1}"]
+                await stage.send(*[stage.order(name, "a") for name in sent[-2:]])
+                await stage.answered(sent[-2])  # the other one is still on its way
         answers = await stage.answered(*sent)
         assert {answer.outcome for answer in answers} == {"completed"}
         assert all(len(stage.answers[name]) == 1 for name in sent)
         assert not stage.returned
         assert all(report.variants["fashion/a"].state == "ready" for report in stage.reports if report.epoch >= 1 and report.state == "ready")
-    assert backend.threads[-3:] == [2, 1, 3]
+    assert backend.threads[-3:] == [2, 3, 4]
     await log.close()
