@@ -36,12 +36,13 @@ def features(images):
     """Of all images, clean and shifted, with the confidences of the example's dense network."""
     network = DenseNetwork(FASHION / "models" / "mlp128.onnx")
     seen = {"clean": images} | {shift: shifted(images, shift) for shift in SHIFTS}
-    return {name: input_features(some) | answer_features(network.probabilities(some)) for name, some in seen.items()}
+    figures = {name: input_features(some) | answer_features(network.probabilities(some)) for name, some in seen.items()}
+    return {name: {feature: values.tolist() for feature, values in some.items()} for name, some in figures.items()}
 
 
 def drawn(features, kind, count, random):
     """Seeded requests of one kind."""
-    for at in random.integers(0, len(features[kind]["brightness"]), count):
+    for at in random.integers(0, len(features[kind]["brightness"]), count).tolist():
         yield {name: values[at] for name, values in features[kind].items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ class DriftWatch:
         """One request; figures that are not finite are passed over."""
         found: list[Drift] = []
         for name, value in values.items():
-            if np.isfinite(value):
+            if isfinite(value):
                 found += self._features.setdefault(name, _Feature(name)).observe(self.number, float(value), self._chosen)
         self.number += 1
         return found
