@@ -19,7 +19,7 @@ from schemas.request import request_id_of
 from schemas.tap import EVERY_STAGE
 
 _log = structlog.get_logger(__name__)
-READ_MS, FETCH_WAIT_MS = 100, 500
+READ_MS, CATALOG_WAIT_MS = 100, 500
 READ_RECORDS_MAX = 5_000
 
 
@@ -30,12 +30,18 @@ class TapSources:
         self._log = log
         self._names = names
         self._limits = limits
-        self._reader: Reader = log.reader(f"{client_id}-sources", fetch_wait_ms=FETCH_WAIT_MS)
-        self._control: Reader = log.reader(f"{client_id}-catalog", fetch_wait_ms=FETCH_WAIT_MS)
+        self._reader: Reader = log.reader(f"{client_id}-sources", fetch_wait_ms=READ_MS)
+        self._control: Reader = log.reader(f"{client_id}-catalog", fetch_wait_ms=CATALOG_WAIT_MS)
+        # A broker answers one request of a connection at a time: where a fetch waits for records, a question waits for that fetch.
+        self._asking: Reader = log.reader(f"{client_id}-ends")
         self._catalog_at = TopicPartition(names.catalog, 0)
         self._catalog = Catalog()
         self._joins: dict[int, TapJoin] = {}
         self._positions: dict[TopicPartition, int] = {}
+        self._begun: dict[TopicPartition, int] = {}
+        """Positions at the beginning of the last reading."""
+        self._early: list[tuple[TapJoin, bytes, TappedStage]] = []
+        """Stage records whose requests were not read yet; in the next reading they are."""
         self.stage_topics: tuple[str, ...] = ()
         self.ceiling = 0.0
 
@@ -46,6 +52,7 @@ class TapSources:
     async def start(self) -> None:
         """Read the catalog up to its present end. Raises LogUnavailable."""
         await self._reader.start()
+        await self._asking.start()
         await self._control.start()
         await self._control.assign({self._catalog_at: "earliest"})
         await self.follow_catalog()
@@ -54,10 +61,15 @@ class TapSources:
         """Stop reading."""
         await self._reader.close()
         await self._control.close()
+        await self._asking.close()
+
+    async def ends(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Ends of the log as they are now. Raises LogUnavailable."""
+        return await self._asking.end_offsets(partitions)
 
     async def follow_catalog(self) -> None:
         """Up to its end as it is now. Whatever was read before this call was written under a catalog no newer than that."""
-        end = (await self._control.end_offsets([self._catalog_at]))[self._catalog_at]
+        end = (await self.ends([self._catalog_at]))[self._catalog_at]
         changed = False
         while await self._control.position(self._catalog_at) < end:
             for records in (await self._control.read(timeout_ms=READ_MS, records_max=READ_RECORDS_MAX)).values():
@@ -105,6 +117,7 @@ class TapSources:
         self._joins[shard] = join
         for partition in self._partitions(shard):
             self._positions.pop(partition, None)
+            self._begun.pop(partition, None)
         await self._assign({TopicPartition(topic, shard): offset for topic, offset in low.items()})
 
     async def drop(self, shards: Sequence[int]) -> None:
@@ -127,19 +140,21 @@ class TapSources:
         self._positions = {partition: await self._reader.position(partition) for partition in wanted}
 
     def positions(self, shard: int) -> dict[str, int]:
-        """Where reading stands, by topic."""
-        return {partition.topic: self._positions[partition] for partition in self._partitions(shard) if partition in self._positions}
+        """From where a restart reads for requests that come now, by topic: stage records may have been read one reading before their requests."""
+        found = {partition.topic: self._positions[partition] for partition in self._partitions(shard) if partition in self._positions}
+        return {topic: at if topic == self._names.requests else self._begun.get(TopicPartition(topic, shard), at) for topic, at in found.items()}
 
     async def read_for(self, shards: Sequence[int], missing: Callable[[], bool]) -> None:
         """Read until nothing is missing, or until the ends as they are now: an answer's request was written before the answer was.
 
-        Stage records are read to their ends: none says which will be missed. Raises LogUnavailable.
+        With stage topics, all is read to the ends: no answer says which stage records it comes after. Raises LogUnavailable.
         """
         await self.follow_catalog()
+        self._begun = dict(self._positions)
         wanted = [partition for shard in shards if shard in self._joins for partition in self._partitions(shard)]
-        ends = await self._reader.end_offsets(wanted)
-        stages = {partition: end for partition, end in ends.items() if partition.topic != self._names.requests}
-        while self._behind(stages) or (missing() and self._behind(ends)):
+        ends = await self.ends(wanted)
+        stages: list[tuple[TapJoin, bytes, TappedStage]] = []
+        while (self.stage_topics or missing()) and self._behind(ends):
             found = await self._reader.read(timeout_ms=READ_MS, records_max=READ_RECORDS_MAX)
             if not found:
                 await self._follow_reader(ends)
@@ -148,8 +163,11 @@ class TapSources:
             for partition, records in found.items():
                 join = self._joins.get(partition.partition)
                 if join is not None and partition in self._positions:
-                    self._take(join, partition, records)
+                    self._take(join, partition, records, stages)
                     self._positions[partition] = records[-1].offset + 1
+        for join, key, stage in self._early:
+            join.stage(key, stage)
+        self._early = [each for each in stages if not each[0].stage(*each[1:])]
 
     async def _follow_reader(self, partitions: Iterable[TopicPartition]) -> None:
         """Where the log has dropped what was to be read, the reader goes on behind that by itself."""
@@ -161,12 +179,12 @@ class TapSources:
         # A partition that has left the assignment meanwhile is nobody's to wait for here.
         return any(self._positions.get(partition, end) < end for partition, end in ends.items())
 
-    def _take(self, join: TapJoin, partition: TopicPartition, records: Sequence[Record]) -> None:
+    def _take(self, join: TapJoin, partition: TopicPartition, records: Sequence[Record], stages: list[tuple[TapJoin, bytes, TappedStage]]) -> None:
         if partition.topic != self._names.requests:
             for record in records:
                 stage = read_stage(record)
                 if stage is not None and record.key is not None:
-                    join.stage(record.key, TappedStage(stage, record.value or b"", record.timestamp))
+                    stages.append((join, record.key, TappedStage(stage, record.value or b"", record.timestamp)))
             return
         for record in records:
             key = record.key

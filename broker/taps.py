@@ -169,16 +169,45 @@ class Taps:
             await self._settle()
             await self._sources.drop(gone)
 
-    async def _open(self, shard: int, state: _Shard) -> None:
-        """Take a shard over, where it is known to be stored. Raises LogUnavailable, SinkUnavailable."""
-        stored = await self._sink.open(shard)
+    async def _open_due(self) -> None:
+        """Take up shards that are ours and not open: the sink all at once, for what it has to wait for each."""
+        now_ms = self._now_ms()
+        due = {shard: state for shard, state in self._shards.items() if state.join is None and now_ms >= state.open_at_ms}
+        opened = await asyncio.gather(*(self._opened(shard) for shard in due))
+        for (shard, state), (stored, refused) in zip(due.items(), opened, strict=True):
+            try:
+                problem = refused or await self._take_up(shard, state, stored)
+            except ValueError:
+                return  # revoked meanwhile
+            if problem:
+                _log.warning("tap_shard_not_open", shard=shard, reason=problem)
+                state.open_at_ms = now_ms + self._settings.reopen_ms
+
+    async def _opened(self, shard: int) -> tuple[TapPosition | None, str]:
+        """How far the sink knows that a shard is stored; or why it cannot have it yet."""
+        try:
+            return await self._sink.open(shard), ""
+        except (SinkUnavailable, LogUnavailable) as error:
+            return None, str(error)
+
+    async def _take_up(self, shard: int, state: _Shard, stored: TapPosition | None) -> str:
+        """Why a shard could not be taken up; else empty. Raises ValueError where it is not ours any more."""
+        try:
+            await self._go_on(shard, state, stored)
+        except LogUnavailable as error:
+            state.join = None
+            return str(error)
+        return ""
+
+    async def _go_on(self, shard: int, state: _Shard, stored: TapPosition | None) -> None:
+        """Go on where a shard is known to be stored."""
         at = TopicPartition(self._names.responses, shard)
         # After the sink: whoever had the shard before may still have committed until then.
         others = (self._names.requests, *self._sources.stage_topics)
         position = await committed_position(self._reader, shard, self._names.responses, others)
         if stored is not None and (position is None or stored.answers >= position.answers):
             position = stored
-        end = (await self._reader.end_offsets([at])).get(at, 0)
+        end = (await self._sources.ends([at])).get(at, 0)
         if position is not None and position.answers > end:
             _log.warning("tap_log_is_another", shard=shard, stored=position.answers, end=end)
             position = None
@@ -190,18 +219,6 @@ class Taps:
         state.next = start
         await self._sources.take_up(shard, state.join, position.low)
         _log.info("tap_shard_open", shard=shard, answers=position.answers, again_from=start)
-
-    async def _open_due(self) -> None:
-        now_ms = self._now_ms()
-        for shard, state in list(self._shards.items()):
-            if state.join is None and now_ms >= state.open_at_ms:
-                try:
-                    await self._open(shard, state)
-                except (SinkUnavailable, LogUnavailable) as error:
-                    _log.warning("tap_shard_not_open", shard=shard, reason=str(error))
-                    state.open_at_ms = now_ms + self._settings.reopen_ms
-                except ValueError:
-                    return  # revoked meanwhile
 
     # A turn.
 
@@ -221,7 +238,7 @@ class Taps:
         if not self._behind:
             await self._wait(self._settings.turn_ms)
         states = {TopicPartition(self._names.responses, shard): state for shard, state in self._shards.items() if state.join is not None}
-        ends = await self._reader.end_offsets(list(states))
+        ends = await self._sources.ends(list(states))
         left = {partition: end for partition, end in ends.items() if end > states[partition].next}
         found: dict[int, list[Record]] = {}
         count, empty = 0, 0
@@ -340,7 +357,7 @@ class Taps:
                 self._metrics.dropped(reason, getattr(counts, reason))
             join.counts = type(counts)()
         open_shards = {TopicPartition(self._names.responses, shard): state for shard, state in self._shards.items() if state.join is not None}
-        ends = await self._reader.end_offsets(list(open_shards))
+        ends = await self._sources.ends(list(open_shards))
         self._lag_messages = sum(max(end - open_shards[partition].next, 0) for partition, end in ends.items())
         self._metrics.lag_messages.set(self._lag_messages)
         if not self._lag_messages:

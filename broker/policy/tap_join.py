@@ -134,17 +134,18 @@ class TapJoin:
         self._waiting[key] = asked
         self._waiting_bytes += len(asked.value or b"")
 
-    def stage(self, key: bytes, stage: TappedStage) -> None:
-        """A record of a stage topic; what comes after the answer is left out."""
+    def stage(self, key: bytes, stage: TappedStage) -> bool:
+        """A record of a stage topic; False where its request may only not have been read yet. What comes after the answer is left out."""
         asked = self._waiting.get(key)
         if asked is None:
-            return
+            return key in self._done or fraction(key) >= self.ceiling
         if self._waiting_bytes + len(stage.value) > self._limits.waiting_bytes_max:
             self.counts.shed += 1
-            return
+            return True
         # The list of the default is shared: it must not be appended to.
         asked.stages = [*asked.stages, stage]
         self._waiting_bytes += len(stage.value)
+        return True
 
     def misses(self, key: bytes | None, offset: int) -> bool:
         """Whether this answer may be one to give out, and its request has not been read yet."""

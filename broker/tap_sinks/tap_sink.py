@@ -26,7 +26,7 @@ class TapBatch(msgspec.Struct, frozen=True):
 
 
 class TapSink(Protocol):
-    """One place where tapped requests go. Its calls never overlap."""
+    """One place where tapped requests go. Its calls never overlap, but those of `open` for several shards."""
 
     async def start(self) -> None:
         """Raises ConfigurationError for what an operator has to put right."""

@@ -48,8 +48,10 @@ def taps_role(connection: Connection, name: str, options: TapOptions) -> OpenRol
     return opened
 
 
-def tap_on(log: KafkaLog, connection: Connection, name: str, options: TapOptions, registry: CollectorRegistry) -> Taps:
-    """A tap on an open log."""
+def tap_on(
+    log: KafkaLog, connection: Connection, name: str, options: TapOptions, registry: CollectorRegistry, settings: TapSettings | None = None
+) -> Taps:
+    """A tap on an open log; `settings` are those of the connection's limits where none are given."""
     names = connection.names
     metrics = TapMetrics(registry)
     now_ms: Callable[[], float] = lambda: time.monotonic() * 1000  # noqa: E731 - handed to both
@@ -64,7 +66,7 @@ def tap_on(log: KafkaLog, connection: Connection, name: str, options: TapOptions
         now_ms=now_ms,
     )
     sink = create_sink(options.sink, context, options.options)
-    settings = TapSettings(limits=connection.limits)
+    settings = settings or TapSettings(limits=connection.limits)
     return Taps(log, names, sink, group=group, metrics=metrics, instance_id=name, settings=settings, now_ms=now_ms)
 
 

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from broker.kafka import KafkaLog
 from broker.log import Message, Writer
-from broker.taps import Taps
+from broker.taps import Taps, TapSettings
 from deploy.configuration import Connection
 from deploy.roles.taps import TapOptions, tap_on
 from schemas.catalog import EndpointSpec, catalog_key, encode_catalog
@@ -27,6 +27,7 @@ from schemas.tap import TapSpec
 from schemas.terminal import JSON_TYPE, TERMINAL_VERSION, OutputTensor, PathStep, Terminal, encode_terminal
 
 SHARDS = 2
+QUICK = TapSettings(turn_ms=50, reopen_ms=100.0, report_ms=100.0, retry_ms_max=200)
 STEP = PathStep(stage="main", variant="fashion/cnn", accuracy=0.9, accelerator="cpu", device="CPU", queued_ms=1.5, computed_ms=2.5, batch_size=4)
 
 
@@ -94,7 +95,7 @@ class TapRig:
 
     def tap(self, name: str = "tap-1", options: TapOptions | None = None, registry: CollectorRegistry | None = None) -> Taps:
         log = KafkaLog(self.address, session_timeout_ms=6_000)
-        tap = tap_on(log, self.connection, name, options or TapOptions(), registry or CollectorRegistry())
+        tap = tap_on(log, self.connection, name, options or TapOptions(), registry or CollectorRegistry(), QUICK)
         self.running.append((tap, asyncio.create_task(tap.run()), log))
         return tap
 
