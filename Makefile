@@ -60,13 +60,13 @@ drift-demo: $(DEV) $(MLOPS)
 demo: $(STAMP)
 	$(BIN)/headrace demo --auto $(ARGS)
 
-# What needs no server runs on all processors; what watches processes and deadlines has the machine for itself.
+# Every process of the tests has servers of its own.
 test: $(DEV)
 ifdef ARGS
 	$(BIN)/python -m pytest -q $(ARGS)
 else
 	$(BIN)/python -m pytest -q -n auto --dist worksteal $(PURE_TESTS)
-	$(BIN)/python -m pytest -q $(SERVED_TESTS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SERVED_TESTS)
 endif
 
 check: $(DEV)

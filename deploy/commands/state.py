@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -145,7 +146,10 @@ def lag(connection: Connection, output: Output) -> None:
     output.table("", ("group", "topic", "lag messages", "by partition"), rows)
     if not rows:
         output.say(f"no topic with the prefix {connection.prefix!r} on this Kafka: is it the right --prefix?")
-    output.result({"lag_messages": {group: sum(p.lag_messages for p in parts) for (group, _), parts in totals.items()}, "partitions": found})
+    by_group = Counter[str]()
+    for (group, _), parts in totals.items():
+        by_group[group] += sum(p.lag_messages for p in parts)
+    output.result({"lag_messages": by_group, "partitions": found})
 
 
 def _spread(parts: list[PartitionLag]) -> str:
