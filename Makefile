@@ -10,7 +10,8 @@ FPGA_BIN := $(FPGA_VENV)/bin
 FPGA := $(FPGA_VENV)/.installed
 
 PURE_TESTS := tests/unit tests/property tests/sim tests/wire
-SERVED_TESTS := tests/contract tests/integration tests/acceptance
+SERVED_TESTS := tests/contract tests/integration
+WHOLE_TESTS := tests/acceptance
 
 # evidently wants pandas < 3: an environment of its own, which only the report page runs in.
 MLOPS_VENV := .venv-mlops
@@ -60,13 +61,14 @@ drift-demo: $(DEV) $(MLOPS)
 demo: $(STAMP)
 	$(BIN)/headrace demo --auto $(ARGS)
 
-# Every process of the tests has servers of its own.
+# Every process of the tests has servers of its own; whole stacks, whose deadlines count, have the machine for themselves.
 test: $(DEV)
 ifdef ARGS
 	$(BIN)/python -m pytest -q $(ARGS)
 else
 	$(BIN)/python -m pytest -q -n auto --dist worksteal $(PURE_TESTS)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(SERVED_TESTS)
+	$(BIN)/python -m pytest -q $(WHOLE_TESTS)
 endif
 
 check: $(DEV)

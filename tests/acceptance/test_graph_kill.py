@@ -14,7 +14,7 @@ from killing import killing
 from promises import check_promises, load_images
 from running_stack import EXAMPLE, RunningStack
 
-REQUESTS = 3_000
+REQUESTS = 2_000
 RATE_RPS = 80.0
 KILL_EVERY_S = 6.0
 TIMEOUTS_MS = (1_000, 2_000, 4_000)
