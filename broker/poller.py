@@ -59,11 +59,12 @@ class Poller:
 
     async def close(self) -> None:
         """Whoever still waits gets an error."""
+        # First of all: a client of a store may lose a cancellation on its way, and the task ends by itself where nobody waits any more.
+        for future in self._waiting.values():
+            _fail(future, HeadraceError("the client was closed"))
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for future in self._waiting.values():
-            _fail(future, HeadraceError("the client was closed"))
 
     async def _run(self) -> None:
         while True:

@@ -174,10 +174,9 @@ class OptimizerRunner:
 
     async def _watched(self, process: asyncio.subprocess.Process) -> Failure:
         """Ends when the process takes more memory than it may."""
-        shown = psutil.Process(process.pid)
         while True:
             try:
-                used = shown.memory_info().rss
+                used = psutil.Process(process.pid).memory_info().rss
             except psutil.Error:
                 used = 0  # it is gone: whoever reads finds out
             if used > self._memory_bytes_max:
