@@ -68,7 +68,7 @@ class ControlLoop:
         self._assigned = False
         self._term: Term | None = None
         self._waiting: deque[Told] = deque(maxlen=settings.waiting_records_max)
-        self._assigned_s = self._told_s = self._lag_s = self._turned_s = time.monotonic()
+        self._told_s = self._lag_s = self._turned_s = time.monotonic()
         self._settle_until_s = 0.0
         self._lanes = 0
         self._started = False
@@ -79,7 +79,6 @@ class ControlLoop:
     def assigned(self) -> None:
         """See Listener."""
         self._assigned = True
-        self._assigned_s = time.monotonic()
 
     def revoked(self) -> None:
         """See Listener."""
@@ -174,7 +173,7 @@ class ControlLoop:
         stood_s, self._turned_s = now_s - self._turned_s, now_s
         if stood_s > self._settings.paused_s and self._started:
             self._settle_until_s = now_s + self._settings.settle_s
-            self._told_s = self._lag_s = self._assigned_s = now_s
+            self._told_s = self._lag_s = now_s
             if self._term is not None:
                 logger.warning("this scaler stood still: it leads again when it still may", stood_s=round(stood_s, 1))
             self._resign()

@@ -14,7 +14,7 @@ from scaler.optimizers.optimizer import Explanation, Proposal
 from scaler.optimizers.snapshot import READY, EndpointDemand, FloorDemand, Snapshot, Variant
 from scaler.policy.control_scouting import scouted
 from scaler.policy.control_settings import ControlSettings, MakeForecaster, TypeOf, worker_type
-from scaler.policy.control_time_shares import time_shares
+from scaler.policy.control_time_shares import same_parts, time_shares
 from scaler.policy.control_triggers import Triggers
 from scaler.policy.control_worth import alike, hosts_all, needed, worth
 from scaler.policy.observed_costs import ObservedCosts
@@ -147,10 +147,6 @@ class ControlPolicy:
         """Somebody wants a plan: it is due as soon as the cool-down allows."""
         self._triggers.note("asked", reason)
 
-    def observe_costs(self, variants: Iterable[Variant]) -> None:
-        """Profiles from elsewhere, by worker type."""
-        self._costs.give(variants)
-
     @property
     def lies(self) -> Counter[str]:
         """What was not believed, by what was wrong with it."""
@@ -218,9 +214,12 @@ class ControlPolicy:
         if obliged and not taken and set(rebound.bindings) != set(_of_ready(present.bindings, snapshot)):
             taken, reason = True, obliged
         if not taken:
-            if not as_good or alike(proposal.shares, present.shares) or not hosts_all(present.bindings, proposal.shares):
-                return self._stay(KEPT, reason, proposal, now_ms)
+            follow = as_good and not alike(proposal.shares, present.shares) and hosts_all(present.bindings, proposal.shares)
             rebound = Rebound(bindings=_of_ready(present.bindings, snapshot), loads=0, load_ms=0.0)
+            if not follow:
+                if same_parts(present.time_shares or {}, time_shares(rebound.bindings, snapshot)):
+                    return self._stay(KEPT, reason, proposal, now_ms)
+                proposal = msgspec.structs.replace(proposal, shares=present.shares, budgets=present.budgets)
             reason = f"the bindings stay ({reason}); the shares follow the load"
         target = Plan(
             epoch=0,

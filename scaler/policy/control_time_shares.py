@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from scaler.optimizers.snapshot import Cost, Snapshot
@@ -10,6 +10,8 @@ from schemas.plan import Binding
 
 PART_MIN = 0.05
 """Of the largest part: what was not foreseen gets time, too."""
+PARTS_APART = 0.05
+"""Parts that differ by less are the same."""
 
 
 def time_shares(bindings: Sequence[Binding], snapshot: Snapshot) -> dict[str, float]:
@@ -35,6 +37,11 @@ def time_shares(bindings: Sequence[Binding], snapshot: Snapshot) -> dict[str, fl
     raised = {task: max(each, PART_MIN * most) for task, each in needed.items()}
     total = sum(raised.values())
     return {task: round(each / total, 4) for task, each in sorted(raised.items())}
+
+
+def same_parts(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether a plan with `other` instead is not worth its epoch: nothing is asked for, or no part is another one by much."""
+    return not other or (one.keys() == other.keys() and all(abs(one[task] - part) < PARTS_APART for task, part in other.items()))
 
 
 def _row_ms(cost: Cost) -> float:

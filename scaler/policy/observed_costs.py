@@ -72,10 +72,6 @@ class ObservedCosts:
         self._types: dict[str, str] = {}
         """Accelerator class by worker type."""
 
-    def give(self, variants: Iterable[Variant]) -> None:
-        """Profiles from elsewhere: what telemetry is compared with."""
-        self._given |= {(variant.key, type_): cost for variant in variants for type_, cost in variant.costs.items()}
-
     def observe(self, report: WorkerReport, type_: str, threads: int, now_ms: float) -> None:
         """Learn from a worker that runs its variants with so many threads."""
         if type_ not in self._types and len(self._types) >= TYPES_MAX:

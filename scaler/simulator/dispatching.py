@@ -184,10 +184,11 @@ class SimulatedDispatcher:
 
     def _read_answers(self, shard: int, now_ms: float, found: list[Records]) -> None:
         world, count_max = self._world, self._limits.read_records_max
-        keys = world.responses[shard].read(self._responses_to[shard], now_ms, count_max)
+        offset, responses = self._responses_to[shard], world.responses[shard]
+        keys = responses.read(offset, now_ms, count_max)
         if keys:
-            self._responses_to[shard] += len(keys)
-            found.append(ev.Answered(shard, keys))
+            self._responses_to[shard] = offset + len(keys)
+            found.append(ev.Answered(shard, keys, responses.missed(offset, keys)))
         done = world.stages[shard].read(self._stages_to[shard], now_ms, count_max)
         if done:
             self._stages_to[shard] += len(done)

@@ -16,7 +16,7 @@ from schemas.telemetry import Departed, Returned, WorkerReport
 from schemas.terminal import COMPLETED, EXPIRED, PathStep
 from schemas.work import StagePart
 from workers.policy.batcher import Batch, QueuedOrder
-from workers.policy.device import DevicePolicy, OrderQueue, wanted_by
+from workers.policy.device import LOADING_ALONE, DevicePolicy, OrderQueue, wanted_by
 from workers.policy.forms import Shape
 from workers.policy.hosting import FAILED, READY, Command, Hosted, Load, Unload, Warm
 
@@ -69,7 +69,12 @@ class SimulatedWorker:
         self._timer_ms: float | None = None
 
     def _new_policy(self) -> DevicePolicy:
-        return DevicePolicy(self._new_queue(HOP_MS), memory_bytes_max=self.group.memory_bytes, queue_rows_max=self._hold_rows_max or QUEUE_ROWS_MAX)
+        return DevicePolicy(
+            self._new_queue(HOP_MS),
+            memory_bytes_max=self.group.memory_bytes,
+            queue_rows_max=self._hold_rows_max or QUEUE_ROWS_MAX,
+            loads_beside=self.group.accelerator not in LOADING_ALONE,
+        )
 
     # -- life
 
@@ -114,7 +119,7 @@ class SimulatedWorker:
             if self._lane is not None:
                 self._left[self._lane] = self._agenda.now_ms + LEAVE_MS
             self._lane = lane
-        self._policy.plan(plan.epoch, wanted_by(binding, self._world.specs, self._memory_bytes), self._clock_ms)
+        self._policy.plan(plan.epoch, wanted_by(binding, self._world.specs, self._memory_bytes), self._clock_ms, plan.time_shares or {})
         self._changed()
         self._pump()
 
@@ -163,12 +168,14 @@ class SimulatedWorker:
             self._answer_expired(decision.returned)
         elif decision.returned:
             self._returned(decision.returned, "late", "it could not finish in time here, even if it started now")
+        if decision.prepare is not None:
+            self._obey(decision.prepare, self._policy.prepared)
         start = decision.start
         if start is not None:
             if isinstance(start, Batch):
                 self._compute(start)
             else:
-                self._obey(start)
+                self._obey(start, self._policy.ended)
         elif decision.wake_ms is not None:
             self._wake(decision.wake_ms - self.skew_ms)
 
@@ -270,7 +277,8 @@ class SimulatedWorker:
 
     # -- variants
 
-    def _obey(self, command: Command) -> None:
+    def _obey(self, command: Command, tell: Callable[[], None]) -> None:
+        """Carry it out, on the device or beside it; `tell` the policy that it has ended."""
         cost = self._costs.of(command.hosted.variant)
         takes_ms = 0.0
         if cost is not None and isinstance(command, Load):
@@ -278,13 +286,13 @@ class SimulatedWorker:
         elif cost is not None and isinstance(command, Warm):
             wanted = command.hosted.wanted
             takes_ms = self._costs.computing_ms(command.hosted.variant, wanted.threads, wanted.batch_size_max) * self.slower
-        self._agenda.schedule(self._agenda.now_ms + takes_ms, self._obeyed, (self._life, command))
+        self._agenda.schedule(self._agenda.now_ms + takes_ms, self._obeyed, (self._life, command, tell))
 
-    def _obeyed(self, ended: tuple[int, Command]) -> None:
-        life, command = ended
+    def _obeyed(self, ended: tuple[int, Command, Callable[[], None]]) -> None:
+        life, command, tell = ended
         if life != self._life:
             return
-        self._policy.ended()
+        tell()
         hosted, policy = command.hosted, self._policy
         cost = self._costs.of(hosted.variant)
         if isinstance(command, Unload):

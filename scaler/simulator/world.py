@@ -8,6 +8,7 @@ from typing import Protocol
 
 from broker.policy.entry import Send
 from scaler.simulator.agenda import Agenda
+from scaler.simulator.answer_log import AnswerLog
 from scaler.simulator.chance import Hops, generator, uniforms
 from scaler.simulator.ordering import orders_of
 from scaler.simulator.partition import Partition
@@ -18,6 +19,7 @@ from scaler.simulator.watching import Watcher
 from schemas.plan import Binding, Plan
 from schemas.stage import StageRecord
 from schemas.telemetry import Telemetry
+from schemas.terminal import COMPLETED
 
 TELEMETRY_KEPT_MS = 2_500.0
 """A dispatcher that starts reads telemetry again from this long ago."""
@@ -72,7 +74,7 @@ class World:
         self.agenda = Agenda(start_ms)
         self.hops = Hops(scenario.hop, seed)
         self.requests = [Partition[Request]() for _ in range(scenario.shards)]
-        self.responses = [Partition[bytes]() for _ in range(scenario.shards)]
+        self.responses = [AnswerLog() for _ in range(scenario.shards)]
         self.stages = [Partition[StageDone]() for _ in range(scenario.shards)]
         self.commits: dict[int, tuple[int, str]] = {}
         self.owners: list[DispatcherSide | None] = [None] * scenario.shards
@@ -167,8 +169,13 @@ class World:
             shard = answer[0]
             partition = responses[shard]
             readable_ms = partition.append(answer[1], visible_ms)
+            missed = answer[2] != COMPLETED
+            if missed:
+                partition.miss()
             if duplicated and self._again.next() < duplicated:
                 partition.append(answer[1], readable_ms)
+                if missed:
+                    partition.miss()
             owner = owners[shard]
             if owner is not None and owner.woken_ms > readable_ms:
                 owner.wake(readable_ms)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from scaler.optimizers.greedy import Greedy
 from scaler.optimizers.optimizer import FEASIBLE, Explanation, Limits, Proposal
-from scaler.optimizers.snapshot import Snapshot
+from scaler.optimizers.snapshot import Snapshot, Variant
 from scaler.policy.control import ControlPolicy
 from scaler.policy.control_settings import ControlSettings
 from scaler.policy.forecasting.last import Last
@@ -35,9 +35,11 @@ def hosted(key: str, state: str = "ready") -> HostedVariant:
 class ControlStage:
     """`run` moves time second by second; `plans` are what was published."""
 
-    def __init__(self, workers: Iterable[str] = ("w0", "w1"), settings: ControlSettings | None = None) -> None:
+    def __init__(
+        self, workers: Iterable[str] = ("w0", "w1"), settings: ControlSettings | None = None, *, costs: Iterable[Variant] = ()
+    ) -> None:  # fmt: skip
         self.now_ms = START_MS
-        self.policy = ControlPolicy(settings or ControlSettings(), Last)
+        self.policy = ControlPolicy(settings or ControlSettings(), Last, costs=costs)
         self.policy.observe_catalog(catalog())
         self.incarnations = dict.fromkeys(workers, 1)
         self.rate_rps = 50.0

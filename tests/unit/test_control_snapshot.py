@@ -88,8 +88,7 @@ def test_costs_are_the_median_over_workers_of_a_type() -> None:
 
 def test_a_profile_that_was_given_holds_until_telemetry_differs() -> None:
     given = Cost(latency={1: {1: Latency(1.0, 1.2), 8: Latency(6.0, 7.0)}}, load_ms=5.0)
-    stage = ControlStage()
-    stage.policy.observe_costs([Variant(key="t/small", task="t", accuracy=0.8, costs={"cpu/box/1": given})])
+    stage = ControlStage(costs=[Variant(key="t/small", task="t", accuracy=0.8, costs={"cpu/box/1": given})])
     small = next(variant for variant in heard(stage).variants if variant.key == "t/small").costs["cpu/box/1"]
     assert not small.learned
     drifted = HostedVariant(state="ready", latency={1: Latency(2.0, 2.4), 8: Latency(12.0, 14.0)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scaler.optimizers.snapshot import Cost, EndpointDemand, FloorDemand, Snapshot, StageDemand, Variant
-from scaler.policy.control_time_shares import PART_MIN, time_shares
+from scaler.policy.control_time_shares import PART_MIN, same_parts, time_shares
 from schemas.plan import Binding, Plan
 from schemas.profile import Latency
 
@@ -48,3 +48,11 @@ def test_what_nobody_asks_for_gets_a_little() -> None:
     parts = time_shares([binding("w", "a", "b")], snapshot(a=30.0))
     assert parts["b"] == pytest.approx(PART_MIN / (1 + PART_MIN), abs=1e-3)
     assert time_shares([binding("w", "a", "b")], snapshot()) == {}
+
+
+def test_parts_are_the_same_until_one_is_another_by_much_and_where_nothing_is_asked_for() -> None:
+    assert same_parts({"a": 0.5, "b": 0.5}, {"a": 0.53, "b": 0.47})
+    assert not same_parts({"a": 0.5, "b": 0.5}, {"a": 0.6, "b": 0.4})
+    assert not same_parts({}, {"a": 0.5, "b": 0.5})
+    assert not same_parts({"a": 0.5, "b": 0.5}, {"a": 0.5, "c": 0.5})
+    assert same_parts({"a": 0.5, "b": 0.5}, {})

@@ -17,6 +17,8 @@ from workers.policy.forms import Forms, Shape
 from workers.policy.hosting import Command, Hosted, HostedVariants, Load, Wanted, Warm
 from workers.policy.time_shares import TimeShares
 
+LOADING_ALONE = frozenset({"fpga"})
+"""Classes whose own backend has the device to itself while it loads: an overlay takes the whole board. The others' say `loads_beside`."""
 NO_PARTS: Mapping[str, float] = MappingProxyType({})
 
 
