@@ -92,8 +92,8 @@ class Photos:
         self._bodies = [_body(photo) for photo in photos]
         self._headers = cache(_headers)
 
-    def offer(self, steps: Sequence[Step], seed: int, *, lead_s: float = 0.0) -> Offer:
-        """Poisson arrivals; the same seed gives the same times, whatever the ids."""
+    def offer(self, steps: Sequence[Step], seed: int, *, lead_s: float = 0.0, timeouts_ms: Sequence[int] = TIMEOUTS_MS) -> Offer:
+        """Poisson arrivals; the same seed gives the same times, whatever the ids. Requests take turns with the time-outs."""
         random = np.random.default_rng(seed)
         times: list[tuple[float, str]] = []
         began_s = 0.0
@@ -107,7 +107,7 @@ class Photos:
         asked: dict[bytes, Asked] = {}
         for number, (at_s, endpoint) in enumerate(times):
             key = uuid.uuid4().hex.encode()
-            headers = self._headers(endpoint, TIMEOUTS_MS[number % len(TIMEOUTS_MS)])
+            headers = self._headers(endpoint, timeouts_ms[number % len(timeouts_ms)])
             message: Message = (key, self._bodies[number % len(self._bodies)], headers)
             requests.append(Timed(at_s, message))
             asked[key] = Asked(endpoint, at_s)

@@ -48,11 +48,11 @@ class Stack:
     def names(self) -> Names:
         return self.crew.names
 
-    async def play(self, offer: Offer) -> Came:
-        """Publish, wait for the answers, judge."""
+    async def play(self, offer: Offer, *, grace_s: float = GRACE_S) -> Came:
+        """Publish, wait for the answers (at most so long after the last request), judge."""
         self.opened.answers.clear()
         before = used(self.crew.pids(), self.harness.kafka_pid)
-        await self.opened.play(offer.requests, self.crew.check, grace_s=GRACE_S, linger_s=LINGER_S)
+        await self.opened.play(offer.requests, self.crew.check, grace_s=grace_s, linger_s=LINGER_S)
         after = used(self.crew.pids(), self.harness.kafka_pid)
         terminals = [decode_terminal_head(answer.value) for answer in self.opened.answers.values()]
         profiles = {profile.variant.rpartition("/")[2]: profile.batches for profile in self.ladder.profiles}

@@ -18,7 +18,7 @@ from deploy.bench.scaling_capacity import Curve, Point, search
 from deploy.bench.scaling_epochs import NEVER_MS, delays_ms, told_by_reports
 from deploy.bench.scaling_load import FLOOR, TIMEOUTS_MS, Came, Offer, Photos, Second, Step, judged, recovery_s
 from deploy.bench.scaling_models import FIRST, SECOND, Ladder
-from deploy.bench.scaling_rebind import Busy, busy, longest_pause
+from deploy.bench.scaling_rebind import Busy, between, busy, longest_pause
 from deploy.bench.scaling_stack import plan_of
 from deploy.bench.scaling_telemetry import Simulated
 from deploy.catalog_files import CatalogFiles
@@ -170,6 +170,7 @@ def test_a_pause_counts_where_a_rebind_goes_on() -> None:
     assert longest_pause(computed, [Busy(50, 90)]) == (15.0, 25.0)
     assert longest_pause(computed, [Busy(90, 160)]) == (50.0, 25.0)
     assert longest_pause(computed, [Busy(200, 300)]) == (0.0, 25.0)
+    assert between([Busy(50, 90), Busy(100, 110), Busy(115, 120)]) == [Busy(90, 100), Busy(110, 115)], "not before the first, nor after the last"
     assert longest_pause([Busy(0, 100), Busy(10, 20), Busy(101, 110)], [Busy(0, 200)])[0] == 1.0, "what is computed beside is no pause"
 
 
