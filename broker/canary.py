@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from broker.log import Log, Record, Start, TopicPartition
 from broker.messages import is_shadow
 from broker.policy.canary import CanaryBook, Written
+from broker.reading import is_behind, opened
 from schemas.alerts import alerts_topic, decode_alert
 from schemas.canary import (
     NODE_MARK,
@@ -69,20 +70,13 @@ class CanaryControl:
     async def run(self) -> None:
         """Serve until stopped."""
         await self._log.create_topics([*self._names.topics(), *canary_topics(self._names)])
-        await self._writer.start()
-        await self._state.start()
-        await self._answers.start()
         control = [TopicPartition(self._names.catalog, 0), TopicPartition(canary_topic(self._names), 0)]
-        await self._state.assign(dict.fromkeys(control, "earliest"))
-        try:
+        async with opened(self._writer, self._state, self._answers):
+            await self._state.assign(dict.fromkeys(control, "earliest"))
             await self._catch_up(control)
             self._started = True
             while not self._stopping.is_set():
                 await self._turn()
-        finally:
-            await self._state.close()
-            await self._answers.close()
-            await self._writer.close()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -97,7 +91,7 @@ class CanaryControl:
         while not self._stopping.is_set():
             try:
                 ends = await self._state.end_offsets(control)
-                while any([await self._state.position(partition) < end for partition, end in ends.items()]):
+                while await is_behind(self._state, ends):
                     await self._read_state(READ_MS)
             except LogUnavailable as error:
                 await self._bear(error)

@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from broker.log import Log, Reader, Record, TopicPartition
+from broker.reading import is_behind
 from schemas.catalog import Catalog
 from schemas.names import Names
 from schemas.plan import Plan, decode_plan
@@ -46,7 +47,7 @@ class Control:
             positions[telemetry] = await self._reader.offset_at(telemetry, int(telemetry_since_ms))
         await self._reader.assign(positions)  # pyright: ignore[reportArgumentType]
         ends = await self._reader.end_offsets([catalog, plan])
-        while any([await self._reader.position(partition) < end for partition, end in ends.items()]):
+        while await is_behind(self._reader, ends):
             await self.read(timeout_ms=200)
 
     async def read(self, *, timeout_ms: int) -> None:

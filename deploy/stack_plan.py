@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,12 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     taps: bool = False
     """Some endpoint of the files is tapped."""
     owner_pid: int | None = None
+
+
+def options_within(folder: Path, workers: Mapping[str, int]) -> UpOptions:
+    """Of a stack that ends with this process, and keeps all that it makes in `folder`."""
+    models, profiles, cache = (folder / name for name in ("models", "profiles", "cache"))
+    return UpOptions(workers=workers, models=models, profiles=profiles, cache=cache, applies_files=True, owner_pid=os.getpid())
 
 
 def default_workers() -> dict[str, int]:

@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from broker.log import Log, Record, Start, TopicPartition
+from broker.reading import is_behind, opened
 from scaler.accuracy_metrics import AccuracyMetrics
 from scaler.policy.accuracy import AccuracyBook, Finding
 from scaler.policy.accuracy_window import WindowSettings
@@ -79,17 +80,10 @@ class AccuracyControl:
     async def run(self) -> None:
         """Serve until stopped."""
         await self._log.create_topics([*self._names.topics(), feedback_spec(self._names), accuracy_spec(self._names), alerts_spec(self._names)])
-        await self._writer.start()
-        await self._control.start()
-        await self._records.start()
-        await self._control.assign(dict.fromkeys(self._control_partitions, "earliest"))
-        try:
+        async with opened(self._writer, self._control, self._records):
+            await self._control.assign(dict.fromkeys(self._control_partitions, "earliest"))
             while not self._stopping.is_set():
                 await self._turn()
-        finally:
-            await self._control.close()
-            await self._records.close()
-            await self._writer.close()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -120,7 +114,7 @@ class AccuracyControl:
     async def _catch_up(self) -> None:
         ends = await self._control.end_offsets(self._control_partitions)
         for _ in range(CATCH_UP_READS):
-            if all([await self._control.position(partition) >= end for partition, end in ends.items()]):
+            if not await is_behind(self._control, ends):
                 return
             await self._read_control(READ_MS)
         raise LogUnavailable("the ends of the catalog and of what was learned were not reached")

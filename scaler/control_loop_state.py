@@ -6,6 +6,7 @@ import msgspec
 import structlog
 
 from broker.log import Log, TopicPartition, Writer
+from broker.reading import is_behind
 from schemas.catalog import Catalog
 from schemas.errors import LogUnavailable
 from schemas.names import Names
@@ -51,7 +52,7 @@ class ControlState:
         """Read what is there at this moment. Raises LogUnavailable."""
         ends = await self._ends.end_offsets(self._partitions)
         for _ in range(CATCH_UP_READS):
-            if all([await self._reader.position(partition) >= end for partition, end in ends.items()]):
+            if not await is_behind(self._reader, ends):
                 return
             await self.read(timeout_ms=READ_MS)
         raise LogUnavailable("the ends of the catalog and the plan were not reached")

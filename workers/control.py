@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from broker.log import Log, Record, Start, TopicPartition
+from broker.reading import is_behind
 from schemas.catalog import Catalog
 from schemas.errors import LogUnavailable
 from schemas.names import Names
@@ -38,7 +39,7 @@ class Directions:
         positions: dict[TopicPartition, Start] = dict.fromkeys(both, "earliest")
         await self._reader.assign(positions)
         ends = await self._reader.end_offsets(both)
-        while any([await self._reader.position(partition) < ends[partition] for partition in both]):
+        while await is_behind(self._reader, ends):
             await self._read(READ_WAIT_MS)
         self._on_change()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
@@ -27,7 +26,7 @@ from deploy.demo.report import show, summary
 from deploy.demo.traffic import BURST_FACTOR, schedule
 from deploy.embedded import Embedded
 from deploy.local import stack as local
-from deploy.stack_plan import UpOptions, default_workers, plan_stack
+from deploy.stack_plan import default_workers, options_within, plan_stack
 from deploy.stack_start import start_and_apply
 from schemas.errors import ConfigurationError, DeviceUnavailable
 
@@ -115,14 +114,7 @@ async def _over_kafka(output: Output, kafka: str, files: Sequence[Path]) -> Asyn
     prefix = f"demo-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory(prefix="headrace-demo-") as name:
         folder = Path(name)
-        options = UpOptions(
-            workers=default_workers(),
-            models=folder / "models",
-            profiles=folder / "profiles",
-            cache=folder / "cache",
-            applies_files=True,
-            owner_pid=os.getpid(),
-        )
+        options = options_within(folder, default_workers())
         address = None if kafka == LOCAL_KAFKA else kafka
         plan = plan_stack(folder, options, kafka=address, redis=None, prefix=prefix)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import subprocess
 import tempfile
@@ -26,7 +25,7 @@ from deploy.demo.traffic import schedule
 from deploy.local import stack as local
 from deploy.local.boards import BoardPlan, check_python, plan_with_boards
 from deploy.running_stack import CACHE
-from deploy.stack_plan import UpOptions
+from deploy.stack_plan import options_within
 from deploy.stack_start import start_and_apply
 from schemas.errors import ConfigurationError
 
@@ -84,14 +83,7 @@ async def _opened(connection: Connection, output: Output, boards: BoardPlan) -> 
     prefix = f"demo-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory(prefix="headrace-demo-") as name:
         folder = Path(name)
-        options = UpOptions(
-            workers={"cpu": 1},
-            models=folder / "models",
-            profiles=folder / "profiles",
-            cache=folder / "cache",
-            applies_files=True,
-            owner_pid=os.getpid(),
-        )
+        options = options_within(folder, {"cpu": 1})
         plan = plan_with_boards(folder, options, boards, kafka=connection.kafka, redis=None, prefix=prefix)
         try:
             stack, _ = await start_and_apply(plan, Connection(kafka=connection.kafka, prefix=prefix), CATALOG, options.models, on_progress=output.say)

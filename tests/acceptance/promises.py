@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,18 @@ def check_promises(client: ForeignClient, floors: Mapping[str, float], *, within
     return Kept(first)
 
 
+@contextmanager
+def beside(run: Callable[[], None], ended: threading.Event) -> Iterator[None]:
+    """`run` on a thread of its own; `ended` is set, and the thread waited for, when the context is left."""
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 class Traffic:
     """Requests at a steady rate from a thread of its own, as long as the context lasts."""
 
@@ -64,13 +76,8 @@ class Traffic:
 
     @contextmanager
     def flowing(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._run, daemon=True)
-        thread.start()
-        try:
+        with beside(self._run, self._ended):
             yield
-        finally:
-            self._ended.set()
-            thread.join()
         self._client.flush()
         assert not self._client.unsent
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 import pytest
 from foreign import ForeignClient, image_tensor
-from promises import check_promises, load_images
+from promises import beside, check_promises, load_images
 from running_stack import EXAMPLE, RunningStack, until
 
 HERE = Path(__file__).parent
@@ -232,15 +232,8 @@ class Moving:
         # By what a slow one takes, admission thinks that all do: there has to be time for that.
         ask(self._client, request_id, "moving", image(pixel), timeout_ms=120_000)
 
-    @contextmanager
-    def flowing(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._run, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            thread.join()
+    def flowing(self) -> AbstractContextManager[None]:
+        return beside(self._run, self._ended)
 
     def _run(self) -> None:
         while not self._ended.wait(0.06):

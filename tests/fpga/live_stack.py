@@ -21,7 +21,7 @@ from deploy.configuration import Connection
 from deploy.local import stack as local
 from deploy.local.boards import BoardPlan, plan_with_boards
 from deploy.snapshots import read_alive
-from deploy.stack_plan import UpOptions
+from deploy.stack_plan import options_within
 from deploy.stack_start import start_and_apply
 from schemas.terminal import decode_terminal
 from workers.fpga.bitfile import read_bit
@@ -78,14 +78,7 @@ class LiveStack:
 @contextmanager
 def running(folder, kafka, redis, prefix, files):
     boards = BoardPlan(fabrics=("numpy", "numpy"), python=Path(sys.executable), cache=folder / "cache", download_ms=30.0)
-    options = UpOptions(
-        workers={"cpu": 1},
-        models=folder / "models",
-        profiles=folder / "profiles",
-        cache=folder / "cache",
-        applies_files=True,
-        owner_pid=os.getpid(),
-    )
+    options = options_within(folder, {"cpu": 1})
     plan = plan_with_boards(folder, options, boards, kafka=kafka, redis=redis, prefix=prefix)
     try:
         connection = Connection(kafka=kafka, redis=redis, prefix=prefix)

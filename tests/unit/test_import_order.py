@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("schemas", "graphs", "broker", "workers", "scaler", "deploy")
 POLICIES = ("broker.policy", "workers.policy", "scaler.policy", "scaler.optimizers", "scaler.simulator")
 SHELLS = ("broker", "workers", "scaler")
-SEAMS = ("broker.log", "broker.role", "broker.frame_files")
-"""What every shell may name: protocols without code, and the file that recordings are kept in."""
+SEAMS = ("broker.log", "broker.reading", "broker.role", "broker.frame_files")
+"""What every shell may name: protocols without code, what is done with any reader, and the file that recordings are kept in."""
 BENCHMARKS = "deploy.bench"
 """Compares with bare clients, and so may use them."""
 
