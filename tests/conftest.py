@@ -196,6 +196,15 @@ def local_servers() -> None:
 
 
 @pytest.fixture(scope="session")
+def mlops_python() -> Path:
+    """The interpreter of evidently's environment."""
+    python = Path(__file__).resolve().parents[1] / ".venv-mlops" / "bin" / "python"
+    if not python.exists():
+        _missing("evidently's environment is not there: make mlops-env")
+    return python
+
+
+@pytest.fixture(scope="session")
 def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedServer]:
     """The session's own Kafka; every test shares it, so nobody breaks it."""
     yield from _managed_kafka(tmp_path_factory.mktemp("kafka"))

@@ -103,11 +103,8 @@ async def test_a_detector_that_falls_behind_says_so_and_goes_on(
     await following.aclose()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_evidentlys_page_shows_the_columns_that_drifted(tmp_path: Path) -> None:
+def test_evidentlys_page_shows_the_columns_that_drifted(tmp_path: Path, mlops_python: Path) -> None:
     """In the environment of its own."""
-    python = ROOT / ".venv-mlops" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("evidently's environment is not there: make mlops-env")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -126,7 +123,7 @@ def test_evidentlys_page_shows_the_columns_that_drifted(tmp_path: Path) -> None:
         row |= {"graph_version": 0, "attempts": 1, "finished_at": 1, "sample_rate": 1.0, "shard": 0, "offset": 0}
     (tmp_path / "taps").mkdir()
     pq.write_table(pa.Table.from_pylist(rows, schema=LAYOUT), tmp_path / "taps" / "a.parquet")
-    argv = [python, "-m", "headrace_mlops.report", tmp_path / "taps", tmp_path / "page.html", "--reference", "400", "--current", "200"]
+    argv = [mlops_python, "-m", "headrace_mlops.report", tmp_path / "taps", tmp_path / "page.html", "--reference", "400", "--current", "200"]
     done = subprocess.run([*map(str, argv)], env={"PYTHONPATH": str(ROOT / "examples" / "mlops")}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = msgspec.json.decode(done.stdout.strip().rpartition("\n")[2])
