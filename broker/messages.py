@@ -9,16 +9,17 @@ from broker.policy.entry import Answer, Send, Tap
 from broker.policy.graph_request import StageJob
 from broker.policy.tap_events import EventSource, shadow_event
 from broker.policy.work_orders import SINGLE_STAGE, order_of
+from graphs.second_opinion import SecondOpinion
 from graphs.tensor import Tensor
 from schemas.cloud_event import kafka_binary
 from schemas.names import Names
 from schemas.request import answer_type_of
 from schemas.stage import TensorHead
+from schemas.tap import SHADOW_HEADER
 from schemas.tensors import encode_output
 from schemas.terminal import COMPLETED, JSON_TYPE, MSGPACK_TYPE, TERMINAL_VERSION, ErrorDetail, OutputTensor, Terminal, encode_terminal
 from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, StagePart, encode_order
 
-SHADOW_HEADER = "headrace-shadow"
 _NO_ANSWERS: dict[str, str] = {}
 
 
@@ -45,6 +46,7 @@ def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Messa
     heads = tuple([TensorHead(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor in tensors.items()])
     if command.final:
         run = request.run
+        assert not isinstance(run, SecondOpinion)
         accuracy = run.path_accuracy(command.instance, send.accuracy, send.variant)
         kept = (None, stage.answers, tuple(run.path()), accuracy)
         topic = ""

@@ -14,6 +14,7 @@ from deploy.catalog_files import CatalogFiles, load_catalog_files
 from deploy.catalog_tasks import COMBINE
 from deploy.graph_resolution import has_ensemble
 from deploy.snapshots import CLIENT_ID, read_catalog
+from graphs.second_opinion import AGREEMENT
 from schemas.catalog import Catalog, EndpointSpec, TaskSpec, catalog_key, encode_catalog
 from schemas.graph import CanaryNode, ForEachNode, Node
 from schemas.names import SHARDS, Names, TopicSpec
@@ -64,14 +65,12 @@ async def _stage_topics(
     log: Log, names: Names, endpoints: Sequence[EndpointSpec], tasks: Mapping[str, TaskSpec], replication: int
 ) -> list[TopicSpec]:
     graphs = {endpoint.name: endpoint.graph for endpoint in endpoints if endpoint.graph is not None}
-    if not graphs:
+    wanted = [(endpoint, topic) for endpoint, graph in graphs.items() for topic in stage_topics(graph, tasks)]
+    wanted += [(endpoint.name, AGREEMENT) for endpoint in endpoints if endpoint.agreement is not None]
+    if not wanted:
         return []
     partitions = await log.partitions(names.requests) or SHARDS
-    return [
-        names.stage_topic(endpoint, topic, partitions=partitions, replication=replication)
-        for endpoint, graph in graphs.items()
-        for topic in stage_topics(graph, tasks)
-    ]
+    return [names.stage_topic(endpoint, topic, partitions=partitions, replication=replication) for endpoint, topic in wanted]
 
 
 def following(endpoint: EndpointSpec, present: EndpointSpec | None, retired: int = 0) -> EndpointSpec:

@@ -15,12 +15,13 @@ from deploy.catalog_taps import read_taps
 from deploy.catalog_tasks import TASK_KEYS, TaskReader, is_name, read_name
 from deploy.suggestions import did_you_mean
 from deploy.yaml_documents import Fields, FieldsExhausted, Problems, Source, as_fields, read_documents
-from schemas.catalog import Catalog, Defaults, EndpointSpec, Quota, TaskSpec
+from schemas.catalog import AgreementSpec, Catalog, Defaults, EndpointSpec, Quota, TaskSpec
 from schemas.learned import DECLARED, POLICIES, AccuracyPolicy
 from schemas.limits import Limits
 
 KINDS = ("task", "endpoint")
-ENDPOINT_KEYS = ("kind", "name", "task", "graph", "defaults", "quotas", "accuracy_policy", "taps")
+ENDPOINT_KEYS = ("kind", "name", "task", "graph", "defaults", "quotas", "accuracy_policy", "agreement", "taps")
+AGREEMENT_KEYS = ("sample",)
 DEFAULTS_KEYS = ("min_accuracy", "timeout_ms", "priority")
 QUOTA_KEYS = ("rate_rps", "burst")
 ANY_TENANT = "*"
@@ -106,6 +107,7 @@ class _Loader:
         defaults = self._defaults(fields.mapping("defaults", "`defaults`", DEFAULTS_KEYS))
         quotas = self._quotas(fields.mapping("quotas", "`quotas`", None))
         policy = self._accuracy_policy(fields)
+        agreement = self._agreement(fields)
         taps = read_taps(fields)
         if name is None:
             return
@@ -114,7 +116,7 @@ class _Loader:
         if len(self.problems.found) > before or (task is None and graph is None):
             self.stated.incomplete_endpoints.add(name)
         else:
-            spec = EndpointSpec(name=name, task=task or "", defaults=defaults, quotas=quotas, accuracy_policy=policy, taps=taps)
+            spec = EndpointSpec(name=name, task=task or "", defaults=defaults, quotas=quotas, accuracy_policy=policy, taps=taps, agreement=agreement)
             self.stated.endpoints[name] = StatedEndpoint(spec, fields, graph)
 
     def _task_name(self, fields: Fields) -> str | None:
@@ -135,6 +137,17 @@ class _Loader:
                 "nothing of its variants; use `headrace measure`",
             )
         return DECLARED if found is None else found
+
+    def _agreement(self, fields: Fields) -> AgreementSpec | None:
+        inner = fields.mapping("agreement", "`agreement`", AGREEMENT_KEYS)
+        if inner is None:
+            return None
+        if "graph" in fields:
+            fields.problem("agreement", "`agreement` is for endpoints of a `task`: in a graph, a `shadow` says what is to be computed beside what")
+        if "sample" not in inner:
+            inner.missing("sample")
+        sample = inner.number("sample", 0.0, 1.0)
+        return None if sample is None else AgreementSpec(sample=sample)
 
     def _defaults(self, fields: Fields | None) -> Defaults:
         if fields is None:

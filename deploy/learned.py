@@ -8,7 +8,7 @@ from broker.log import Log
 from deploy.snapshots import read_catalog, read_topic
 from schemas.alerts import Alert, alerts_topic, decode_alert
 from schemas.effective import effective_accuracy
-from schemas.learned import STATE_KEY, AccuracyState, AccuracyTally, accuracy_topic, decode_accuracy_state
+from schemas.learned import STATE_KEY, AccuracyState, AccuracyTally, AgreementTally, accuracy_topic, decode_accuracy_state
 from schemas.names import Names
 
 
@@ -20,6 +20,8 @@ class ModelStanding(msgspec.Struct, frozen=True, kw_only=True):
     learned: AccuracyTally | None
     goes_by: dict[str, float]
     """By endpoint."""
+    agreement: AgreementTally | None = None
+    """With the most accurate variant, where an endpoint asks for that."""
 
     @property
     def rows(self) -> float:
@@ -47,7 +49,8 @@ async def read_accuracies(log: Log, names: Names) -> Accuracies:
     for key, spec in sorted(catalog.variants().items()):
         endpoints = [endpoint for endpoint in catalog.endpoints.values() if endpoint.task == key.partition("/")[0]]
         goes_by = {endpoint.name: effective_accuracy(key, spec, catalog.learned, endpoint.accuracy_policy) for endpoint in endpoints}
-        models.append(ModelStanding(variant=key, declared=spec.accuracy, learned=state.variants.get(key), goes_by=goes_by))
+        learned, agreement = state.variants.get(key), state.agreements.get(key)
+        models.append(ModelStanding(variant=key, declared=spec.accuracy, learned=learned, goes_by=goes_by, agreement=agreement))
     return Accuracies(models=models, state=state)
 
 

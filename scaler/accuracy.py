@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from broker.log import Log, Record, Start, TopicPartition
 from broker.reading import is_behind, opened
 from scaler.accuracy_metrics import AccuracyMetrics
+from scaler.agreement import AgreementFeed
 from scaler.policy.accuracy import AccuracyBook, Finding
 from scaler.policy.accuracy_window import WindowSettings
 from schemas.alerts import Alert, alerts_spec, alerts_topic, encode_alert
@@ -61,6 +62,7 @@ class AccuracyControl:
         self._window = window or WindowSettings()
         self._control = log.reader(f"{name}-accuracy-state", fetch_wait_ms=STATE_WAIT_MS)
         self._records = log.reader(f"{name}-accuracy", fetch_wait_ms=READ_MS)
+        self._agreement = AgreementFeed(log, names, name)
         self._writer = log.writer(f"{name}-accuracy")
         self._control_partitions = [TopicPartition(names.catalog, 0), TopicPartition(accuracy_topic(names), 0)]
         self._feedback = TopicPartition(feedback_topic(names), 0)
@@ -80,7 +82,7 @@ class AccuracyControl:
     async def run(self) -> None:
         """Serve until stopped."""
         await self._log.create_topics([*self._names.topics(), feedback_spec(self._names), accuracy_spec(self._names), alerts_spec(self._names)])
-        async with opened(self._writer, self._control, self._records):
+        async with opened(self._writer, self._control, self._records, self._agreement.reader):
             await self._control.assign(dict.fromkeys(self._control_partitions, "earliest"))
             while not self._stopping.is_set():
                 await self._turn()
@@ -104,6 +106,7 @@ class AccuracyControl:
             if self._book is not None:
                 await self._fold(self._book)
                 await self._follow_answers()
+                await self._agreement.turn(self._window_from())
                 await self._tell(self._book)
         except LogUnavailable as error:
             logger.warning("the log does not answer", error=str(error))
@@ -133,6 +136,8 @@ class AccuracyControl:
                     logger.warning("control record skipped", topic=record.topic, offset=record.offset, error=str(error))
         if changed and self._book is not None:
             self._book.observe_catalog(self._catalog)
+            if self._agreement.book is not None:
+                self._agreement.book.observe_catalog(self._catalog)
 
     # -- leadership
 
@@ -143,23 +148,26 @@ class AccuracyControl:
         if self._book is not None:
             self._book = None
             await self._records.assign({})
+            await self._agreement.let_go()
             return
         await self._catch_up()
-        book = AccuracyBook(await self._standing_state(), self._window)
+        state = await self._standing_state()
+        book = AccuracyBook(state, self._window)
         book.observe_catalog(self._catalog)
-        since_ms = int(self._now_ms() - self._window.window_ms)
-        await self._records.assign({self._feedback: await self._records.offset_at(self._feedback, since_ms)})
+        await self._records.assign({self._feedback: await self._records.offset_at(self._feedback, self._window_from())})
+        self._agreement.take_over(state, self._catalog)
         self._book, self._answers_followed, self._told = book, False, self._catalog.learned
 
     async def _standing_state(self) -> AccuracyState | None:
         """What the last leader wrote; offsets beyond a log's end are of a topic that is no more."""
         if self._state is None:
             return None
-        places = {place: TopicPartition(place.rpartition(":")[0], int(place.rpartition(":")[2])) for place in self._state.offsets}
+        told = self._state.offsets, self._state.agreement_offsets
+        places = {place: TopicPartition(place.rpartition(":")[0], int(place.rpartition(":")[2])) for offsets in told for place in offsets}
         known = [partition for partition in places.values() if partition.partition < await self._log.partitions(partition.topic)]
         ends: Mapping[TopicPartition, int] = await self._records.end_offsets(known) if known else {}
-        offsets = {place: offset for place, offset in self._state.offsets.items() if offset <= ends.get(places[place], -1)}
-        return msgspec.structs.replace(self._state, offsets=offsets)
+        counted, compared = ({place: offset for place, offset in offsets.items() if offset <= ends.get(places[place], -1)} for offsets in told)
+        return msgspec.structs.replace(self._state, offsets=counted, agreement_offsets=compared)
 
     # -- answers and feedback
 
@@ -190,9 +198,12 @@ class AccuracyControl:
         count = await self._log.partitions(self._names.responses)
         partitions = [TopicPartition(self._names.responses, number) for number in range(count)]
         ends = await self._records.end_offsets(partitions)
-        since_ms = int(self._now_ms() - self._window.window_ms)
+        since_ms = self._window_from()
         kept = self._window.answers_max // max(count, 1)
         return {partition: max(await self._records.offset_at(partition, since_ms), ends[partition] - kept) for partition in partitions}
+
+    def _window_from(self) -> int:
+        return int(self._now_ms() - self._window.window_ms)
 
     # -- what is told
 
@@ -202,7 +213,8 @@ class AccuracyControl:
             return
         self._told_ms = now_ms
         book.settle()
-        if not book.changed:
+        agreement = self._agreement.book
+        if not book.changed and (agreement is None or not agreement.changed):
             return
         learned = book.learned()
         if learned != self._told:
@@ -215,10 +227,15 @@ class AccuracyControl:
         for alert in alerts:
             logger.warning("accuracy", endpoint=alert.endpoint, variant=alert.variant, message=alert.message)
         # Last: what was told before a crash is told again, and nothing is left out.
-        await self._writer.write(accuracy_topic(self._names), 0, [(STATE_KEY, encode_learned(book.state(self._name, int(now_ms))), ())])
+        state = book.state(self._name, int(now_ms))
+        if agreement is not None:
+            agreement.settle()
+            agreement.changed = False
+            state = msgspec.structs.replace(state, agreements=agreement.tallies, agreement_offsets=agreement.offsets)
+        await self._writer.write(accuracy_topic(self._names), 0, [(STATE_KEY, encode_learned(state), ())])
         book.findings.clear()
         book.changed = False
-        self._metrics.observe(book)
+        self._metrics.observe(book, state.agreements)
 
 
 def _fold_feedback(book: AccuracyBook, place: tuple[str, int], record: Record) -> None:

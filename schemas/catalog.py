@@ -65,6 +65,12 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
     burst: int = 1
 
 
+class AgreementSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A `sample` (0..1) of the completed requests is asked of the most accurate variant, too, as a shadow."""
+
+    sample: float
+
+
 class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The name that a client calls; `quotas` by tenant, `*` for every tenant not named."""
 
@@ -80,6 +86,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What floors are compared with, of an endpoint of one stage: the declared accuracies, or what feedback says of them."""
     taps: TapSpec | None = None
     """None: nothing of it is tapped."""
+    agreement: AgreementSpec | None = None
+    """Of an endpoint of one stage: whether its answers agree with those of the most accurate variant is counted."""
     version: int = CATALOG_VERSION
 
 

@@ -38,21 +38,35 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True):
     version: int = LEARNED_VERSION
 
 
-class AccuracyTally(msgspec.Struct, kw_only=True):
-    """Rows that feedback judged, of one variant or path. Both are halved together when they are many, so that the past fades."""
+class RowTally(msgspec.Struct, kw_only=True):
+    """Rows that were right and wrong. Both are halved together when they are many, so that the past fades."""
 
     right: float = 0.0
     wrong: float = 0.0
     halvings: int = 0
+    mean: float | None = None
+    """Of the posterior; with the ends of its 95 % credible interval."""
+    low: float | None = None
+    high: float | None = None
+
+
+class AgreementTally(RowTally, kw_only=True):
+    """Rows of one variant on which the most accurate one of its task said the same (`right`), or something else."""
+
+    reference: str
+    """The key of that one."""
+    models: str
+    """Of both: of others nothing is known."""
+
+
+class AccuracyTally(RowTally, kw_only=True):
+    """Rows that feedback judged, of one variant or path."""
+
     promised: float = 0.0
     """Declared of a variant; of a path, what the latest answer claimed."""
     model: str = ""
     flagged: bool = False
     """Below what it promises: wrong with a probability of at most 0.001."""
-    mean: float | None = None
-    """Of the posterior; with the ends of its 95 % credible interval."""
-    low: float | None = None
-    high: float | None = None
     in_force: LearnedVariant | None = None
 
 
@@ -85,6 +99,10 @@ class AccuracyState(msgspec.Struct, frozen=True, kw_only=True):
     """Feedback whose answer has not been seen."""
     offsets: dict[str, int] = {}
     """Records that are counted: `topic:partition` -> the next offset."""
+    agreements: dict[str, AgreementTally] = {}
+    """By variant key."""
+    agreement_offsets: dict[str, int] = {}
+    """The same as `offsets`, of what agreement is counted from."""
     at_ms: int = 0
     by: str = ""
     version: int = LEARNED_VERSION

@@ -8,6 +8,8 @@ import msgspec
 
 TAP_BYTES_MAX = 1 << 20
 """Of one payload: what is larger is cut, whatever the endpoint says."""
+SHADOW_HEADER = "headrace-shadow"
+"""Of a record of {p}.tap.responses that is a shadow's answer, and not a tapped one."""
 EVERY_STAGE = "*"
 TAP_RETENTION_HOURS = 24
 """Of the tap topics, where no endpoint says another."""

@@ -12,10 +12,10 @@ from typing import Any
 from broker.policy import events as ev
 from broker.policy.admission import judge
 from broker.policy.endpoint_counts import EndpointCounters
-from broker.policy.entry import ANSWERED, DONE, HELD, LEASED, NEW, RUNNING, WAITING, Answer, Commands, DeadLetter, Entry, State
+from broker.policy.entry import ANSWERED, DONE, HELD, LEASED, NEW, RUNNING, SHADOW_PRIORITY, WAITING, Answer, Commands, DeadLetter, Entry, State
 from broker.policy.expiry import ExpiryWheel
 from broker.policy.fleet import Fleet
-from broker.policy.graph_requests import GraphRequests, Opened, OpenRequest
+from broker.policy.graph_requests import GraphRequests, OpenRequest, opaque
 from broker.policy.lanes import Order
 from broker.policy.quotas import Quotas
 from broker.policy.recent import RecentIds
@@ -23,7 +23,6 @@ from broker.policy.routes import fill_in
 from broker.policy.sending import send_waiting
 from broker.policy.settings import DispatcherSettings
 from broker.policy.shard import Shard
-from graphs.compiled import Graph
 from schemas.limits import Limits
 from schemas.telemetry import Departed, DispatcherReport, WorkerReport
 from schemas.terminal import EXPIRED, FAILED, REJECTED
@@ -56,7 +55,7 @@ class DispatcherPolicy:
         self._recent = RecentIds(limits.recent_ids_max)
         self._held_bytes = 0
         self.counts = EndpointCounters(settings)
-        self.graphs = GraphRequests(self.fleet, settings, open_request or _opaque, self._conclude, self.counts)
+        self.graphs = GraphRequests(self.fleet, settings, open_request or opaque, self._conclude, self.counts)
         self._checked_ms = 0.0
         self._handlers: dict[type[Any], Callable[[Any, float, Commands], None]] = {
             ev.Arrived: self._on_arrived,
@@ -173,10 +172,8 @@ class DispatcherPolicy:
         if fill_in(entry, route.defaults) > self.limits.timeout_ms_max:
             return "bad_request", f"the deadline is more than {self.limits.timeout_ms_max // 1000} s away"
         if route.graph:
-            compiled = self.fleet.graphs.of(entry.endpoint)
-            return (
-                ("unknown_endpoint", f"the graph of endpoint {entry.endpoint!r} cannot run: {compiled.problem}") if compiled.graph is None else None
-            )
+            problem = self.fleet.graphs.of(entry.endpoint).problem
+            return ("unknown_endpoint", f"the graph of endpoint {entry.endpoint!r} cannot run: {problem}") if problem else None
         ladder = route.ladder
         if ladder is None:
             return "unknown_endpoint", f"endpoint {entry.endpoint!r} names task {route.task!r}, which is not in the catalog"
@@ -214,8 +211,9 @@ class DispatcherPolicy:
         if shard is None:
             return
         own, orders, live, ended, finish = shard.own_answers, self.fleet.orders, shard.live, self.counts.ended, self._finish
-        number = event.shard
+        number, compared = event.shard, self.fleet.graphs.second_opinions
         for key in event.keys:
+            order = None
             if own and key in own:
                 own.discard(key)
             else:
@@ -228,6 +226,8 @@ class DispatcherPolicy:
                 ended(entry, now_ms, missed=key in event.missed)
                 if not entry.task:
                     self.graphs.ended(entry, now_ms, commands)
+                elif compared and order is not None and key not in event.missed:
+                    self.graphs.compare(entry, order.variant, now_ms, commands)
                 finish(entry, shard)
         self._recent.add(event.keys)
 
@@ -297,7 +297,10 @@ class DispatcherPolicy:
             return
         if entry.attempts >= self.limits.attempts_max:
             entry.state = HELD
-            commands.dead_letters.append(DeadLetter(entry, f"attempts_exhausted: {entry.attempts} attempts, the last one because {reason}"))
+            if entry.priority == SHADOW_PRIORITY:
+                self.graphs.lost(entry, now_ms, commands)  # its request has an answer, or will have one
+            else:
+                commands.dead_letters.append(DeadLetter(entry, f"attempts_exhausted: {entry.attempts} attempts, the last one because {reason}"))
             return
         if entry.root is not None:
             self.graphs.retry(entry, now_ms)
@@ -391,8 +394,3 @@ class DispatcherPolicy:
     def _resettle(self) -> None:
         for entry in self.fleet.resettle():
             self.fleet.pool(entry.task).waiting.push(entry)
-
-
-def _opaque(_payload: object, _graph: Graph) -> Opened:
-    """Where nobody can decode requests, graphs see nothing of them."""
-    return {}, {}

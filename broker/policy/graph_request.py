@@ -10,6 +10,7 @@ from graphs.compiled import Graph
 from graphs.events import Event, StageDone, StageFailed
 from graphs.line import Line
 from graphs.run import Run
+from graphs.second_opinion import SecondOpinion
 from graphs.tensor import Tensor
 from schemas.stage import StageRecord
 from schemas.terminal import PathStep
@@ -32,7 +33,7 @@ class GraphRequest(msgspec.Struct, eq=False):
     entry: Entry
     graph: Graph
     revision: int
-    run: Run | Line
+    run: Run | Line | SecondOpinion
     stages: dict[str, Entry] = {}
     """Stages that wait or run, by instance."""
     held_bytes: int = 0

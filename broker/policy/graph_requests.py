@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from broker.policy.endpoint_counts import EndpointCounters
 from broker.policy.entry import SHADOW_PRIORITY, Answer, Commands, Entry, Send, State, Tap
 from broker.policy.fan_out import FanOut
@@ -21,6 +23,7 @@ from graphs.events import Answered, Event, StageFailed, Started, Woken
 from graphs.line import Line
 from graphs.planning import plan_stage
 from graphs.run import Run
+from graphs.second_opinion import SecondOpinion, is_sampled
 from graphs.state import ROUNDING
 from graphs.tensor import Tensor
 from schemas.errors import RequestError
@@ -34,6 +37,8 @@ OpenRequest = Callable[[object, Graph], Opened]
 """(payload, graph) -> the request's parameters and tensors that the graph looks at. Raises RequestError."""
 Finished = Callable[[Answer, Commands], None]
 SHADOW_GRACE_MS = 1_000.0
+SECOND_OPINIONS_MAX = 256
+"""That wait or run at once: beyond it answers are not compared."""
 
 
 class GraphRequests:
@@ -47,6 +52,7 @@ class GraphRequests:
         self._requests: dict[bytes, GraphRequest] = {}
         self.held_bytes = 0
         """What stages have given to requests that are not finished."""
+        self._second_opinions = 0
         self._wakes: list[tuple[float, bytes]] = []
         self._layouts = 0
         self._finals: dict[bytes, bytes] = {}
@@ -59,8 +65,9 @@ class GraphRequests:
         """Requests by `endpoint@revision`."""
         counts: dict[str, int] = {}
         for request in self._requests.values():
-            name = f"{request.endpoint}@{request.revision}"
-            counts[name] = counts.get(name, 0) + 1
+            if not isinstance(request.run, SecondOpinion):
+                name = f"{request.endpoint}@{request.revision}"
+                counts[name] = counts.get(name, 0) + 1
         return counts
 
     def stage_topics(self) -> set[tuple[str, str]]:
@@ -190,6 +197,24 @@ class GraphRequests:
         else:
             heapq.heappush(self._wakes, (entry.deadline_ms + SHADOW_GRACE_MS, entry.key))
 
+    def compare(self, entry: Entry, variant: str, now_ms: float, commands: Commands) -> None:
+        """A variant completed a request without a graph: where that is sampled, the most accurate one is asked too, and has as long as it had."""
+        asked = self._fleet.graphs.second_opinions.get(entry.endpoint)
+        if asked is None or variant == asked.reference or not is_sampled(entry.key.decode(), asked.share):
+            return
+        if entry.key in self._requests or self._second_opinions >= SECOND_OPINIONS_MAX:
+            return
+        graph = asked.compiled.graph
+        assert graph is not None
+        deadline_ms = int(now_ms) + entry.deadline_ms - entry.received_ms
+        # A copy: the request itself is off the books in a moment, with all that it holds.
+        root = msgspec.structs.replace(entry, deadline_ms=deadline_ms, state=State.DONE, attempts=0, admitted=False, counted=False)
+        run = SecondOpinion(graph)
+        request = self._requests[entry.key] = GraphRequest(root, graph, asked.compiled.revision, run)
+        self._second_opinions += 1
+        heapq.heappush(self._wakes, (deadline_ms + SHADOW_GRACE_MS, entry.key))
+        self._advance(request, Started({}, {}), now_ms, commands)
+
     def revoked(self, entry: Entry) -> None:
         """The request is another dispatcher's from now on."""
         request = self._requests.get(entry.key)
@@ -310,6 +335,7 @@ class GraphRequests:
         if job.command.shadow:
             entry.rung, entry.deadline_ms = 0, request.entry.deadline_ms
         else:
+            assert not isinstance(run, SecondOpinion)
             estimates = self._costs.of(request.endpoint, request.graph, request.entry.rows)
             plan = plan_stage(run, entry.instance, estimates, left_ms)
             if plan is None:
@@ -355,10 +381,16 @@ class GraphRequests:
         self._owe(request, -request.promised_ms)
         self.held_bytes -= request.held_bytes
         request.held_bytes = 0
-        self._requests.pop(request.entry.key, None)
+        if self._requests.pop(request.entry.key, None) is request and isinstance(request.run, SecondOpinion):
+            self._second_opinions -= 1
         if self._finals.get(request.entry.key) not in self._fleet.orders:
             self._finals.pop(request.entry.key, None)
 
 
 def _order_key(key: bytes, instance: str) -> bytes:
     return order_name(key.decode(), instance).encode()
+
+
+def opaque(_payload: object, _graph: Graph) -> Opened:
+    """Where nobody can decode requests, graphs see nothing of them."""
+    return {}, {}

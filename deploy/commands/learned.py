@@ -16,14 +16,14 @@ from deploy.configuration import Connection
 from deploy.connections import open_log
 from deploy.learned import Accuracies, ModelStanding, read_accuracies, read_alerts
 from schemas.alerts import Alert
-from schemas.learned import AccuracyTally
+from schemas.learned import AccuracyTally, AgreementTally
 
 MINUTE_MS = 60_000
 
 
 @click.command(cls=Command)
 def models(connection: Connection, output: Output) -> None:
-    """The variants with the accuracy that each declares, what feedback says of it, and what its endpoints go by.
+    """The variants with the accuracy that each declares, what feedback says of it, what its endpoints go by, and how often the best one agrees.
 
     \b
     headrace get models
@@ -39,6 +39,9 @@ def models(connection: Connection, output: Output) -> None:
     output.table("", columns, [_model_row(model) for model in found.models])
     rows = [(name, path, *_seen(tally)) for name, paths in sorted(found.state.paths.items()) for path, tally in sorted(paths.items())]
     output.table("", ("endpoint", "path", "learned", "95 % interval", "rows", "claimed", ""), rows)
+    agreeing = [(model.variant, *_agreed(model.agreement)) for model in found.models if model.agreement is not None]
+    if agreeing:
+        output.table("", ("variant", "agrees with", "agreement", "95 % interval", "rows"), agreeing)
     counts = {name: count for name, count in msgspec.structs.asdict(found.state.counts).items() if count}
     said = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none yet: `headrace feedback FILE`"
     output.say(f"feedback: {said}" + (f", {found.state.waiting} waiting for their answers" if found.state.waiting else ""))
@@ -58,6 +61,10 @@ def _seen(tally: AccuracyTally) -> tuple[object, ...]:
     if tally.mean is None or tally.low is None or tally.high is None:
         return "-", "-", rows, f"{tally.promised:.4f}", ""
     return f"{tally.mean:.4f}", f"{tally.low:.4f} to {tally.high:.4f}", rows, f"{tally.promised:.4f}", "BELOW" if tally.flagged else ""
+
+
+def _agreed(tally: AgreementTally) -> tuple[object, ...]:
+    return tally.reference, f"{tally.mean:.4f}", f"{tally.low:.4f} to {tally.high:.4f}", f"{tally.right + tally.wrong:.0f}"
 
 
 @click.command(cls=Command)

@@ -13,7 +13,7 @@ import msgspec
 from scipy.special import betaincinv
 
 from graphs.evidence import log_evidence_above, log_needed
-from schemas.learned import AccuracyTally, LearnedVariant
+from schemas.learned import AccuracyTally, LearnedVariant, RowTally
 
 PRIOR = 0.5
 TAIL = 0.025
@@ -29,7 +29,7 @@ SIGMAS_PER_WIDTH = 4.0
 """A 95 % interval is about so many standard deviations wide."""
 
 
-def credit(tally: AccuracyTally, right: float, wrong: float) -> None:
+def credit(tally: RowTally, right: float, wrong: float) -> None:
     """Count rows, and let the past fade."""
     tally.right += right
     tally.wrong += wrong

@@ -6,16 +6,17 @@ from collections.abc import Collection, Iterable, Mapping
 
 from graphs.compiled import compile_graph
 from graphs.errors import GraphInvalid
+from graphs.second_opinion import AGREEMENT
 from schemas.catalog import Catalog
 from schemas.names import Names
 
 
 def needed_topics(catalog: Catalog, names: Names) -> dict[str, set[str]]:
-    """The stage topics of each endpoint's present graph; an endpoint whose graph cannot be compiled now is left out."""
+    """The stage topics of each endpoint's present graph, or of its second opinions; one whose graph cannot be compiled now is left out."""
     found: dict[str, set[str]] = {}
     for name, endpoint in catalog.endpoints.items():
         if endpoint.graph is None:
-            found[name] = set()
+            found[name] = set[str]() if endpoint.agreement is None else {names.stage(name, AGREEMENT)}
             continue
         try:
             graph = compile_graph(endpoint.graph, catalog.tasks)

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 
 from broker.canary import CanaryControl
 from broker.memory import MemoryLog
-from broker.messages import SHADOW_HEADER
 from deploy.canary import canary_standings, change_canary
 from deploy.snapshots import read_catalog, read_topic
 from schemas.canary import PROMOTED, ROLLED_BACK, RUNNING, CanaryCommand, canary_topic, canary_topics, encode_canary
@@ -19,6 +18,7 @@ from schemas.errors import CatalogError
 from schemas.feedback import feedback_topic, labels_of
 from schemas.graph import CanaryNode, GraphSpec, Guardrails, StageNode
 from schemas.names import Names
+from schemas.tap import SHADOW_HEADER
 from schemas.terminal import JSON_TYPE, MSGPACK_TYPE, OutputTensor, PathStep, Terminal, decode_terminal, encode_terminal
 
 NAMES = Names("canary-test")

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from golden_control import CONTROL_KINDS
 from golden_counts import COUNTS
-from golden_feedback import FEEDBACK_KINDS
+from golden_feedback import EARLIER_FEEDBACK_KINDS, FEEDBACK_KINDS
 from golden_stage import FAILED_STAGE, PART, STAGE
 from golden_workers import BOARD_WORKER, WORKER
 
@@ -24,6 +24,7 @@ from broker.messages import answer_message, dead_letter_message, work_message
 from broker.policy.entry import Answer, Send
 from broker.policy.watermark import Watermark, restore
 from schemas.catalog import (
+    AgreementSpec,
     Catalog,
     Defaults,
     EndpointSpec,
@@ -189,9 +190,10 @@ TASK = TaskSpec(
         ),
     ),
 )
-ENDPOINT = EndpointSpec(
+ENDPOINT_V3 = EndpointSpec(
     name="fashion", task="fashion", defaults=Defaults(min_accuracy=0.85, timeout_ms=500, priority=4), quotas={"*": Quota(rate_rps=100.0, burst=20)}
 )
+ENDPOINT = msgspec.structs.replace(ENDPOINT_V3, agreement=AgreementSpec(sample=0.01))
 PROFILE = Profile(
     variant="fashion/cnn",
     sha256="ab" * 32,
@@ -240,7 +242,7 @@ KINDS = [
     Golden("telemetry-departed-v1.json", DEPARTED, decode_telemetry, encode_telemetry),
     Golden("telemetry-returned-v1.json", RETURNED, decode_telemetry, encode_telemetry),
     Golden("catalog-task-v2.json", TASK, decode_task, encode_catalog),
-    Golden("catalog-endpoint-v3.json", ENDPOINT, decode_endpoint, encode_catalog),
+    Golden("catalog-endpoint-v4.json", ENDPOINT, decode_endpoint, encode_catalog),
     Golden("profile-v1.json", PROFILE, msgspec.json.Decoder(Profile).decode, msgspec.json.encode),
     *(Golden(*kind) for kind in CONTROL_KINDS),
     *(Golden(*kind) for kind in FEEDBACK_KINDS),
@@ -253,8 +255,10 @@ EARLIER = [
     Golden("plan-v1.json", msgspec.structs.replace(PLAN, version=1), decode_plan, encode_plan),
     Golden("work-order-v1.msgpack", ORDER, decode_order, encode_order),
     Golden("catalog-task-v1.json", TASK, decode_task, encode_catalog),
-    Golden("catalog-endpoint-v1.json", ENDPOINT, decode_endpoint, encode_catalog),
-    Golden("catalog-endpoint-v2.json", ENDPOINT, decode_endpoint, encode_catalog),
+    Golden("catalog-endpoint-v1.json", ENDPOINT_V3, decode_endpoint, encode_catalog),
+    Golden("catalog-endpoint-v2.json", ENDPOINT_V3, decode_endpoint, encode_catalog),
+    Golden("catalog-endpoint-v3.json", ENDPOINT_V3, decode_endpoint, encode_catalog),
+    *(Golden(*kind) for kind in EARLIER_FEEDBACK_KINDS),
 ]
 """As versions before this one wrote them: read for ever, and written no more."""
 
@@ -325,7 +329,7 @@ def test_catalog_keys_are_what_they_were() -> None:
     assert (catalog_key(TASK), catalog_key(ENDPOINT)) == (b"task/fashion", b"fashion")
     catalog = Catalog()
     catalog.apply(b"task/fashion", golden("catalog-task-v2.json"))
-    catalog.apply(b"fashion", golden("catalog-endpoint-v3.json"))
+    catalog.apply(b"fashion", golden("catalog-endpoint-v4.json"))
     assert (catalog.tasks, catalog.endpoints) == ({"fashion": TASK}, {"fashion": ENDPOINT})
 
 
