@@ -8,7 +8,7 @@ from broker.log import Message, Record
 from broker.policy.entry import Answer, Send, Tap
 from broker.policy.graph_request import StageJob
 from broker.policy.tap_events import EventSource, shadow_event
-from broker.policy.work_orders import SINGLE_STAGE, order_of
+from broker.policy.work_orders import SINGLE_STAGE, next_stages, order_of
 from graphs.second_opinion import SecondOpinion
 from graphs.tensor import Tensor
 from schemas.cloud_event import kafka_binary
@@ -43,6 +43,8 @@ def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Messa
     record: Record = job.record  # pyright: ignore[reportAssignmentType]
     body = (record.value or b"") if command.request_inputs else b""
     # By position, in the order of the fields: this runs for every stage of every request.
+    fused = request.fused
+    then = () if fused is None else next_stages(fused, names.stage)
     heads = tuple([TensorHead(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor in tensors.items()])
     if command.final:
         run = request.run
@@ -51,10 +53,11 @@ def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Messa
         kept = (None, stage.answers, tuple(run.path()), accuracy)
         topic = ""
     else:
-        kept = (stage.outputs, _NO_ANSWERS, (), None)
+        path = tuple(request.run.path()) if then else ()
+        kept = (stage.outputs, _NO_ANSWERS, path, None)
         topic = names.stage(send.entry.endpoint, stage.topic)
     part = StagePart(
-        command.instance, request.revision, topic, len(body), command.request_inputs, heads, *kept, stage.parameters, int(job.ready_ms)
+        command.instance, request.revision, topic, len(body), command.request_inputs, heads, *kept, stage.parameters, int(job.ready_ms), then
     )  # fmt: skip
     headers = [(WORK_HEADER, encode_order(order_of(send, command.instance, epoch, part)))]
     if record.headers:

@@ -28,7 +28,7 @@ from schemas.graph import (
 from schemas.limits import Limits
 from workers.models import model_path
 
-GRAPH_KEYS = ("nodes", "output", "outputs", "measured")
+GRAPH_KEYS = ("nodes", "output", "outputs", "measured", "fuse")
 STAGE_KEYS = ("task", "variants", "inputs", "parameters")
 CASE_KEYS = ("when", "then", "otherwise")
 SPLITTER_KEYS = ("branches", "sticky")
@@ -90,6 +90,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     outputs: dict[str, str]
     measured: dict[str, float]
+    fuse: bool
     places: dict[tuple[str, ...], Place]
     """By the node's path; the empty path is the graph."""
 
@@ -100,10 +101,10 @@ def read_graph(fields: Fields, limits: Limits) -> Draft | None:
     reader.places[()] = Place(fields.source, fields.line, {key: fields.line_of(key) for key in fields.keys()})  # noqa: SIM118 - not a mapping
     nodes = reader.nodes(fields, ())
     output = _required(fields, "output")
-    outputs, measured = fields.words("outputs"), _measured(fields)
+    outputs, measured, fuse = fields.words("outputs"), _measured(fields), fields.flag("fuse") is not False
     if nodes is None or output is None:
         return None
-    return Draft(nodes=nodes, output=output, outputs=outputs, measured=measured, places=reader.places)
+    return Draft(nodes=nodes, output=output, outputs=outputs, measured=measured, fuse=fuse, places=reader.places)
 
 
 class _GraphReader:

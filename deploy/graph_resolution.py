@@ -102,7 +102,9 @@ class _Resolution:
         outputs = {label: answered.get(tensor, tensor) for label, tensor in draft.outputs.items()} or answered
         calls = {call.endpoint for call, _ in calls_of(draft)}
         calls = calls.union(*(self.called[endpoint].calls for endpoint in calls))
-        graph = GraphSpec(nodes=nodes, output=renamed(table, draft.output), outputs=outputs, measured=draft.measured, calls=tuple(sorted(calls)))
+        graph = GraphSpec(
+            nodes=nodes, output=renamed(table, draft.output), outputs=outputs, measured=draft.measured, fuse=draft.fuse, calls=tuple(sorted(calls))
+        )
         return Resolved(graph=graph, places=self.places, unknown_tasks=frozenset(self.unknown), sound=self.sound)
 
     def _answers(self, scope: _Scope, outside: Table) -> Table:

@@ -68,6 +68,10 @@ class Line:
         step = self._steps[self._at]
         return (step, self._accuracy) if step.stage.path == instance else None
 
+    def after(self, instance: str) -> tuple[Sequence[LineStep], float]:
+        """What follows on an instance that is at a worker, and the accuracy of the steps before it."""
+        return (self._steps[self._at + 1 :], self._accuracy) if self._is_flying(instance) else ((), 1.0)
+
     def advance(self, event: Event, now_ms: float) -> list[Command]:
         """Let the event happen."""
         if self.finished:

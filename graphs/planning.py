@@ -192,6 +192,11 @@ def plan_stage(run: Run | Line, instance: str, estimates: Estimates, left_ms: fl
     return plan
 
 
+def plan_step(graph: Graph, node: Node, floor: float, before: float, estimates: Estimates, left_ms: float) -> StagePlan | None:
+    """The same for a stage of a line that is not given out yet; `before`: accuracy of the steps up to it, `left_ms`: from when it will begin."""
+    return _planned(estimates.ahead(graph, node), floor, before, left_ms)
+
+
 def _planned(options: list[_Option], whole_floor: float, before: float, left_ms: float) -> StagePlan | None:
     """The least accurate variant for which it, and every more accurate one, has a rest that keeps the floor; `before`: accuracy of what is done."""
     floor = (whole_floor - ROUNDING) / max(before, ROUNDING)

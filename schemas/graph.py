@@ -127,5 +127,7 @@ class GraphSpec(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, str] = {}
     measured: dict[str, float] = {}
     """End-to-end accuracy on labelled data by combination, `stage=variant` joined by commas in the order of the stages' names."""
+    fuse: bool = True
+    """Stages that follow one another may be computed on one worker without a hand-over between them."""
     calls: tuple[str, ...] = ()
     """Endpoints whose graphs stand in this one, and those that they called: an endpoint cannot call what calls it."""

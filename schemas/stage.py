@@ -45,6 +45,8 @@ class StageRecord(msgspec.Struct, frozen=True, array_like=True):
     """Empty where the stage was computed."""
     error_message: str = ""
     worker: str = ""
+    fused: bool = False
+    """The worker has gone on with the next stage, as its order allowed."""
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -12,6 +12,25 @@ WORK_HEADER = "headrace"
 CONTENT_TYPE_HEADER = "content-type"
 
 
+class NextStage(msgspec.Struct, frozen=True, array_like=True):
+    """A stage that the worker goes on with by itself as soon as the one before it is computed, instead of handing over: positional, as the order."""
+
+    instance: str
+    variant: str
+    accuracy: float
+    deadline_ms: int
+    inputs: dict[str, str]
+    """Input of the task -> output of the stage before it; there are no others."""
+    model: bool
+    """Its rows are those of its inputs; a Python task has one."""
+    topic: str = ""
+    """As a part's."""
+    outputs: tuple[str, ...] | None = None
+    answers: dict[str, str] = {}
+    parameters: bytes = b""
+    path_accuracy: float | None = None
+
+
 class StagePart(msgspec.Struct, frozen=True, array_like=True):
     """What an order for one stage of a graph says beside the rest.
 
@@ -33,13 +52,15 @@ class StagePart(msgspec.Struct, frozen=True, array_like=True):
     answers: dict[str, str] = {}
     """For the terminal record: answer name -> output name; empty: the outputs' own names."""
     path: tuple[PathStep, ...] = ()
-    """For the terminal record: the steps before this one."""
+    """For the terminal record, this stage's or that of a stage that it goes on with: the steps before this one."""
     path_accuracy: float | None = None
     """For the terminal record: the whole path's accuracy, this stage included."""
     parameters: bytes = b""
     """msgpack map for a Python task; empty: none."""
     ready_ms: int = 0
     """When the stage's inputs were there: its queue time counts from then; 0: from the request's receipt."""
+    then: tuple[NextStage, ...] = ()
+    """Stages to go on with, one after the other; where one cannot be (no room, not hosted), its stage record says so and the dispatcher decides."""
 
 
 class WorkOrder(msgspec.Struct, frozen=True, array_like=True):

@@ -11,7 +11,8 @@ from schemas.terminal import COMPLETED, EXPIRED, FAILED
 from workers.computation import Computed
 from workers.delivery import Answer, Delivery
 from workers.policy.batcher import QueuedOrder
-from workers.said import Origin, Said
+from workers.policy.fusion import next_order
+from workers.said import Origin, Said, path_step
 from workers.settings import WorkerSettings
 from workers.stage_records import stage_message, stage_outputs
 from workers.terminal_records import terminal_message, terminal_outputs
@@ -29,10 +30,13 @@ class Answers:
         names: Names,
         settings: WorkerSettings,
         now_ms: Callable[[], float],
+        accept: Callable[[QueuedOrder], str],
         *,
         on_delivered: Callable[[QueuedOrder, str], None],
         on_lost: Callable[[BaseException], None],
     ) -> None:
+        """`accept`: queues the order of a next stage here, or says why not."""
+        self._accept = accept
         self._responses, self._worker, self._now_ms = names.responses, settings.name, now_ms
         self._bytes_max = settings.limits.record_bytes_max - ENVELOPE_BYTES
         self._delivery = Delivery(writer, settings, now_ms, self._rewritten, on_delivered=on_delivered, on_lost=on_lost)
@@ -57,7 +61,8 @@ class Answers:
         finished_ms = int(self._now_ms())
         if finished_ms > queued.order.deadline_ms:
             return self.expired(queued, "the computation ended after the deadline")
-        return self._answer(Said(queued, COMPLETED, finished_ms, outputs, result, origin))
+        said = Said(queued, COMPLETED, finished_ms, outputs, result, origin)
+        return self._gone_on(said) or self._answer(said)
 
     def failed(self, queued: QueuedOrder, error: RequestError) -> Answer:
         """The request was at fault, or the backend was."""
@@ -67,13 +72,24 @@ class Answers:
         """The deadline came, or cannot be met any more."""
         return self._answer(Said(queued, EXPIRED, int(self._now_ms()), error_code="deadline_exceeded", error_message=reason))
 
-    def _answer(self, said: Said) -> Answer:
+    def _gone_on(self, said: Said) -> Answer | None:
+        """The answer of a stage whose next one is queued here by now; None where its order ends with it, or this worker does not take that one."""
+        queued, outputs = said.queued, said.outputs
+        if queued.order.part is None or not queued.order.part.then:
+            return None
+        following = next_order(queued, outputs.heads, outputs.data, path_step(said), said.finished_ms)
+        if following is None:
+            return None
+        answer = self._answer(said, fused=True)
+        return None if answer.outcome != COMPLETED or self._accept(following) else answer
+
+    def _answer(self, said: Said, *, fused: bool = False) -> Answer:
         queued = said.queued
         part = queued.order.part
         if part is None or not part.topic:
             topic, message = self._responses, terminal_message(said)
         else:
-            topic, message = part.topic, stage_message(said, self._worker)
+            topic, message = part.topic, stage_message(said, self._worker, fused=fused)
         answer = Answer(queued, topic, said.outcome, message)
         _, value, headers = message
         if value and len(value) + len(headers[0][1]) > self._bytes_max and said.error_code != TooLarge.code:

@@ -21,5 +21,6 @@ class WorkerMetrics:
         )
         self.answers = Counter("headrace_worker_answers", "Answers written, by outcome.", ("outcome",), registry=registry)
         self.ignored = Counter("headrace_worker_orders_ignored", "Orders not taken, by reason.", ("reason",), registry=registry)
+        self.fused = Counter("headrace_worker_stages_fused", "Stages of a graph begun where the one before was computed.", registry=registry)
         self.waiting_rows = Gauge("headrace_worker_waiting_rows", "Rows in the queue.", registry=registry)
         self.undelivered = Gauge("headrace_worker_undelivered_answers", "Answers that the log has not acknowledged.", registry=registry)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from schemas.errors import BackendError
+from schemas.terminal import PathStep
 from schemas.work import WorkOrder
 from workers.computation import Computed
 from workers.policy.batcher import QueuedOrder
@@ -45,3 +46,20 @@ def queued_ms(order: WorkOrder, origin: Origin) -> float:
 def missing_output(stage: str, name: str, given: list[str]) -> BackendError:
     """A graph wants an output that the variant did not give."""
     return BackendError(f"stage {stage!r}: output {name!r} is missing; {', '.join(map(repr, given)) or 'nothing'} came")
+
+
+def path_step(said: Said) -> PathStep:
+    """What the path of an answer says of a stage that was computed here."""
+    order, result, origin = said.queued.order, said.result, said.origin
+    assert result is not None
+    assert origin is not None
+    return PathStep(
+        stage=order.stage,
+        variant=order.variant,
+        accuracy=order.accuracy,
+        accelerator=origin.accelerator,
+        device=origin.device,
+        queued_ms=queued_ms(order, origin),
+        computed_ms=round(result.computed_ms, 3),
+        batch_size=result.rows,
+    )

@@ -42,8 +42,11 @@ def stage_outputs(queued: QueuedOrder, outputs: Mapping[str, Array]) -> RawOutpu
     return RawOutputs(heads, parts[0] if len(parts) == 1 else b"".join(parts))
 
 
-def stage_message(said: Said, worker: str) -> Message:
-    """The record: key request id, what happened in the header, the tensors (from stage_outputs) as its value."""
+def stage_message(said: Said, worker: str, *, fused: bool = False) -> Message:
+    """The record: key request id, what happened in the header, the tensors (from stage_outputs) as its value.
+
+    `fused`: the next stage is queued here.
+    """
     queued, order, result, origin = said.queued, said.queued.order, said.result, said.origin
     outputs: RawOutputs = said.outputs or NOTHING
     part = order.part
@@ -66,5 +69,6 @@ def stage_message(said: Said, worker: str) -> Message:
         error_code=said.error_code,
         error_message=said.error_message,
         worker=worker,
+        fused=fused,
     )
     return queued.request_id.encode(), outputs.data, ((WORK_HEADER, encode_stage(record)),)

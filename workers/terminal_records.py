@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from broker.log import Message
 from schemas.datatypes import Array
 from schemas.tensors import encode_output
-from schemas.terminal import COMPLETED, MSGPACK_TYPE, TERMINAL_VERSION, ErrorDetail, OutputTensor, PathStep, Terminal, encode_terminal
+from schemas.terminal import COMPLETED, MSGPACK_TYPE, TERMINAL_VERSION, ErrorDetail, OutputTensor, Terminal, encode_terminal
 from schemas.work import CONTENT_TYPE_HEADER, StagePart
 from workers.policy.batcher import QueuedOrder
-from workers.said import Said, missing_output, queued_ms
+from workers.said import Said, missing_output, path_step
 
 Outputs = list[OutputTensor]
 
@@ -40,7 +40,7 @@ def terminal_message(said: Said) -> Message:
     path = [] if part is None else list(part.path)
     accuracy = None
     if completed:
-        path.append(_path_step(said))
+        path.append(path_step(said))
         accuracy = order.accuracy if part is None or part.path_accuracy is None else part.path_accuracy
     terminal = Terminal(
         id=queued.request_id,
@@ -60,19 +60,3 @@ def terminal_message(said: Said) -> Message:
     )
     content_type = queued.content_type
     return queued.request_id.encode(), encode_terminal(terminal, content_type), ((CONTENT_TYPE_HEADER, content_type.encode()),)
-
-
-def _path_step(said: Said) -> PathStep:
-    order, result, origin = said.queued.order, said.result, said.origin
-    assert result is not None
-    assert origin is not None
-    return PathStep(
-        stage=order.stage,
-        variant=order.variant,
-        accuracy=order.accuracy,
-        accelerator=origin.accelerator,
-        device=origin.device,
-        queued_ms=queued_ms(order, origin),
-        computed_ms=round(result.computed_ms, 3),
-        batch_size=result.rows,
-    )

@@ -55,7 +55,7 @@ class Worker:
         self._directions = Directions(log, names, settings.name, self._directed)
         self._lanes = Lanes(log, names, settings, on_orders=self._take, on_assigned=self.changed)
         self._reporting = Reporting(self._writer, names, settings.name, broke=self.broke)
-        self._answers = Answers(self._writer, names, settings, now_ms, on_delivered=self._delivered, on_lost=self.broke)
+        self._answers = Answers(self._writer, names, settings, now_ms, self._go_on, on_delivered=self._delivered, on_lost=self.broke)
         self._serving: Serving | None = None
         self._device: Device | None = None
         self._incarnation = 0
@@ -179,6 +179,13 @@ class Worker:
         if full:
             self._hand_back(full, "full", "the queue is full")
         serving.pump(arriving=arriving)
+
+    def _go_on(self, queued: QueuedOrder) -> str:
+        """Queue the next stage of what was computed here; says why not."""
+        refused = "draining" if self._serving is None or self._state == "draining" else self._serving.accept(queued)
+        if not refused:
+            self._metrics.fused.inc()
+        return refused
 
     def _queued(self, record: Record) -> QueuedOrder | None:
         """The order that a record carries; None where it is not for this incarnation, or not an order (then it goes to the dead letters)."""

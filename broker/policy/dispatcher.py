@@ -367,6 +367,7 @@ class DispatcherPolicy:
         elif isinstance(record, Departed):
             self._lost(self.fleet.departed(record), "its worker died", now_ms, commands)
         else:
+            self.graphs.handed_back(record)
             self._lost(self.fleet.returned(record), f"its worker handed it back: {record.reason}", now_ms, commands, counted=False)
 
     def _lost(self, orders: dict[bytes, Order], reason: str, now_ms: float, commands: Commands, *, counted: bool = True) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import msgspec
 
 from broker.policy.entry import Entry
+from broker.policy.lanes import Lane, Option
 from graphs.commands import RunStage
 from graphs.compiled import Graph
 from graphs.events import Event, StageDone, StageFailed
 from graphs.line import Line
+from graphs.line_steps import LineStep
 from graphs.run import Run
 from graphs.second_opinion import SecondOpinion
 from graphs.tensor import Tensor
 from schemas.stage import StageRecord
 from schemas.terminal import PathStep
+from schemas.work import order_name
 
 
 class StageJob(msgspec.Struct, eq=False):
@@ -25,6 +28,45 @@ class StageJob(msgspec.Struct, eq=False):
     """The payload of the request."""
     ready_ms: float
     """When everything that the stage needs was there."""
+
+
+class Ahead(msgspec.Struct, eq=False):
+    """A stage that a worker was told to go on with."""
+
+    entry: Entry
+    option: Option
+    step: LineStep
+    accuracy: float
+    """Of the path up to it, itself included."""
+
+
+class Fused(msgspec.Struct, eq=False):
+    """What a worker was told with the order of one stage of a request."""
+
+    instance: str
+    """Of that stage."""
+    lane: Lane
+    ahead: list[Ahead]
+    gone: int = 0
+    """With so many of them the worker has gone on."""
+    heard: set[str] = set()
+    """Instances after which it has, in whatever order their records came."""
+
+    def on_after(self, instance: str) -> None:
+        """A stage record of this worker says that it has gone on after `instance`."""
+        self.heard.add(instance)
+        while self.gone < len(self.ahead) and (self.ahead[self.gone - 1].entry.instance if self.gone else self.instance) in self.heard:
+            self.gone += 1
+
+    def under_way(self, instance: str) -> Ahead | None:
+        """The stage that the worker has without having been sent it, where `instance` is one."""
+        return next((ahead for ahead in self.ahead[: self.gone] if ahead.entry.instance == instance), None)
+
+    def cut(self, instance: str) -> None:
+        """The worker hands this one back: nor does it go on after it."""
+        at = next((at for at, ahead in enumerate(self.ahead) if ahead.entry.instance == instance), len(self.ahead))
+        del self.ahead[at:]
+        self.gone = min(self.gone, at)
 
 
 class GraphRequest(msgspec.Struct, eq=False):
@@ -44,10 +86,21 @@ class GraphRequest(msgspec.Struct, eq=False):
     """Work of the stages that are still to come."""
     dropped: bool = False
     """No path can make it any more: nothing further is run, its deadline answers it."""
+    fused: Fused | None = None
+    """What the worker that has its stage may go on with."""
 
     @property
     def endpoint(self) -> str:
         return self.entry.endpoint
+
+
+def stage_entry(request: GraphRequest, instance: str, rows: int, task: str) -> Entry:
+    """An entry for a stage of the request, with nothing planned and nothing to compute it on yet."""
+    root = request.entry
+    return Entry(
+        order_name(root.key.decode(), instance).encode(), root.shard, -1, root.received_ms, root.endpoint, root.floor, None, None, root.priority,
+        root.tenant, rows, 0, None, traceparent=root.traceparent, task=task, root=root, instance=instance,
+    )  # fmt: skip
 
 
 def job_of(stage: Entry) -> StageJob:

@@ -12,8 +12,9 @@ from broker.policy.endpoint_counts import EndpointCounters
 from broker.policy.entry import SHADOW_PRIORITY, Answer, Commands, Entry, Send, State, Tap
 from broker.policy.fan_out import FanOut
 from broker.policy.fleet import Fleet
+from broker.policy.fusion import Fusion
 from broker.policy.graph_costs import GraphCosts
-from broker.policy.graph_request import GraphRequest, StageJob, event_of, job_of, rows_of
+from broker.policy.graph_request import GraphRequest, StageJob, event_of, job_of, rows_of, stage_entry
 from broker.policy.graphs import Compiled
 from broker.policy.lanes import Order
 from broker.policy.settings import DispatcherSettings
@@ -28,8 +29,9 @@ from graphs.state import ROUNDING
 from graphs.tensor import Tensor
 from schemas.errors import RequestError
 from schemas.stage import StageRecord
+from schemas.telemetry import Returned
 from schemas.terminal import COMPLETED, EXPIRED, FAILED
-from schemas.work import order_name
+from schemas.work import INSTANCE_MARK, order_name
 
 Refusal = tuple[str, str]
 Opened = tuple[Mapping[str, Any], Mapping[str, Tensor]]
@@ -49,6 +51,7 @@ class GraphRequests:
         self._open_request, self._finished = open_request, finished
         self.fan_out = FanOut()
         self._costs = GraphCosts(fleet, settings, self.fan_out)
+        self._fusion = Fusion(fleet, settings, self._costs)
         self._requests: dict[bytes, GraphRequest] = {}
         self.held_bytes = 0
         """What stages have given to requests that are not finished."""
@@ -119,6 +122,9 @@ class GraphRequests:
         request = self._requests.get(key)
         if request is None or request.revision != record.revision:
             return
+        fused = request.fused
+        if fused is not None and record.fused and record.worker == fused.lane.worker:
+            fused.on_after(record.instance)
         stage = request.stages.pop(record.instance, None)
         if stage is not None:
             self._let_go(stage)
@@ -141,9 +147,20 @@ class GraphRequests:
             del self._finals[entry.root.key]
 
     def sent(self, send: Send) -> None:
-        """A stage goes to a worker in this variant: what is planned beside it may count on that."""
-        job = job_of(send.entry)
-        job.request.run.sent(send.entry.instance, send.variant, send.accuracy)
+        """A stage goes to a worker in this variant: what is planned beside it may count on that, and the worker may go on after it."""
+        request = job_of(send.entry).request
+        if request.graph.line is None:
+            request.run.sent(send.entry.instance, send.variant, send.accuracy)
+        else:
+            self._fusion.sent(request, self._fleet.orders[send.entry.key], send.accuracy)
+
+    def handed_back(self, record: Returned) -> None:
+        """A worker hands back what it had gone on with, perhaps before the record was read that says that it had."""
+        for order in record.ids:
+            request_id, _, instance = order.partition(INSTANCE_MARK)
+            request = self._requests.get(request_id.encode())
+            if request is not None and request.fused is not None and request.fused.lane.worker == record.worker:
+                request.fused.cut(instance)
 
     def lost(self, entry: Entry, now_ms: float, commands: Commands) -> None:
         """A stage has used up its attempts."""
@@ -295,31 +312,34 @@ class GraphRequests:
     def _run_stage(self, request: GraphRequest, command: RunStage, now_ms: float) -> None:
         if request.dropped and not command.shadow:
             return
-        root, stage = request.entry, command.stage
-        entry = Entry(
-            _order_key(root.key, command.instance),
-            root.shard,
-            -1,
-            root.received_ms,
-            root.endpoint,
-            root.floor,
-            None,
-            None,
-            SHADOW_PRIORITY if command.shadow else root.priority,
-            root.tenant,
-            rows_of(command, root),
-            sum(len(tensor.data) for tensor in command.tensors.values()),
-            StageJob(request, command, root.payload, now_ms),
-            traceparent=root.traceparent,
-            task=self._fleet.graphs.ladder_of(stage),
-            root=root,
-            instance=command.instance,
-        )
+        entry = self._fusion.begun(request, command, now_ms)
+        if entry is not None:
+            self._begun(request, entry, final=command.final)
+            return
+        root = request.entry
+        entry = stage_entry(request, command.instance, rows_of(command, root), self._fleet.graphs.ladder_of(command.stage))
+        if command.shadow:
+            entry.priority = SHADOW_PRIORITY
+        entry.bytes = sum(len(tensor.data) for tensor in command.tensors.values())
+        entry.payload = StageJob(request, command, root.payload, now_ms)
         if request.graph.line is None and not command.shadow:
             # On a line every stage gets the rows of the request: there is nothing to learn.
             self._counts.stage_started(entry)
         if not self._place(request, entry, now_ms):
             self._drop(request, entry)
+
+    def _begun(self, request: GraphRequest, entry: Entry, *, final: bool) -> None:
+        """A worker has gone on with it."""
+        request.stages[entry.instance] = entry
+        if final:
+            self._finals[request.entry.key] = entry.key
+        entry.work_ms = self._cheapest_ms(entry)
+        self._owe(request, -entry.work_ms)
+
+    def _cheapest_ms(self, entry: Entry) -> float:
+        """Work of a stage at the cheapest variant that will do."""
+        cheapest = self._fleet.pool(entry.task).cheapest(entry.task, entry.rung)
+        return cheapest.row_ms * entry.rows + self._settings.overhead_ms if cheapest is not None else 0.0
 
     def _again(self, request: GraphRequest, entry: Entry, now_ms: float) -> bool:
         return not request.dropped and self._place(request, entry, now_ms)
@@ -328,6 +348,7 @@ class GraphRequests:
         """Plan the rest of the path with the time that is really left, and let the stage wait; False where nothing can make it."""
         job = job_of(entry)
         fleet, run = self._fleet, request.run
+        request.fused = None
         ladder = fleet.ladders[entry.task]
         if not ladder.keys:
             return False  # the catalog has lost the stage's task
@@ -347,8 +368,7 @@ class GraphRequests:
         if job.command.final:
             self._finals[request.entry.key] = entry.key
         if not job.command.shadow:
-            cheapest = pool.cheapest(entry.task, entry.rung)
-            entry.work_ms = cheapest.row_ms * entry.rows + self._settings.overhead_ms if cheapest is not None else 0.0
+            entry.work_ms = self._cheapest_ms(entry)
             if not entry.attempts:
                 self._owe(request, -entry.work_ms)
             if not job.command.stage.over:
@@ -378,6 +398,7 @@ class GraphRequests:
         for stage in request.stages.values():
             self._let_go(stage)
         request.stages.clear()
+        request.fused = None
         self._owe(request, -request.promised_ms)
         self.held_bytes -= request.held_bytes
         request.held_bytes = 0

@@ -279,6 +279,22 @@ class Pool:
         cheapest = options[-1]
         return cheapest if cheapest.p95_ms(rows) <= left_ms else None
 
+    def choose_ahead(self, lane: Lane, entry: Entry, left_ms: float, elsewhere: Sequence[tuple[float, float]]) -> Option | None:
+        """The variant for a stage that begins on this lane with `left_ms` to its deadline, where nothing could be gained by deciding when it begins:
+
+        the load alone bounds how accurate it is, and no other lane has a better one, or the same so much sooner. `elsewhere`: (accuracy, time in ms).
+        """
+        wanted = self._wanted(entry) if self.shares else self._affordable((entry.task, entry.rung))
+        options: Sequence[Option] = lane.options[entry.task][entry.rung]
+        found = next((option for option in options if option.accuracy <= wanted), options[-1])
+        takes_ms, accuracy = found.p95_ms(entry.rows), found.accuracy
+        if takes_ms * self._settings.upgrade_margin > left_ms:
+            return None
+        for better, other_ms in elsewhere:
+            if accuracy <= better and (other_ms < takes_ms if better == accuracy else better <= wanted):
+                return None
+        return found
+
     def _wanted(self, entry: Entry) -> float:
         """The accuracy aimed at, so that over many requests the parts come out as planned (the largest debt is paid first)."""
         group = (entry.task, entry.rung)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 
 from broker.policy.entry import HELD, LEASED, SHADOW_PRIORITY, Commands, Entry, Send
-from broker.policy.lanes import Lane, Order
+from broker.policy.lanes import Lane, Option, Order
 from broker.policy.pool import Pool
 from broker.policy.settings import DispatcherSettings
 from broker.policy.waiting import Class, Waiting
@@ -54,16 +54,20 @@ def send_waiting(
         if entry.root is not None:
             entry.root.handed_out = True
             entry.root.attempts = max(entry.root.attempts, entry.attempts)
-        rows, key = entry.rows, entry.key
-        lease_ms = max(settings.lease_ms, settings.lease_factor * (lane.outstanding_ms + option.p95_ms(rows)))
-        order = Order(entry, lane, option.key, option.row_ms * rows + settings.overhead_ms, rows, now_ms, now_ms + lease_ms)
-        orders[key] = order
-        lane.lend(key, order)
+        lend(entry, lane, option, orders, settings, now_ms)
         lane.reserved = last
         sends.append(Send(entry, lane.accelerator, lane.lane, lane.worker, lane.incarnation, option.key, option.accuracy, entry.attempts))
         open_lanes.sent(lane)
     open_lanes.end()
     return unsendable
+
+
+def lend(entry: Entry, lane: Lane, option: Option, orders: dict[bytes, Order], settings: DispatcherSettings, now_ms: float) -> None:
+    """From now on the lane has it, under a lease."""
+    rows, key = entry.rows, entry.key
+    lease_ms = max(settings.lease_ms, settings.lease_factor * (lane.outstanding_ms + option.p95_ms(rows)))
+    order = orders[key] = Order(entry, lane, option.key, option.row_ms * rows + settings.overhead_ms, rows, now_ms, now_ms + lease_ms)
+    lane.lend(key, order)
 
 
 def _has_time(lane: Lane, settings: DispatcherSettings, now_ms: float) -> bool:

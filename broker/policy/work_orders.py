@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from broker.policy.entry import Send
-from schemas.work import WORK_VERSION, StagePart, WorkOrder
+from broker.policy.graph_request import Fused
+from schemas.work import WORK_VERSION, NextStage, StagePart, WorkOrder
 
 SINGLE_STAGE = "main"
 """The name of the one stage of an endpoint without a graph."""
@@ -31,3 +34,29 @@ def order_of(send: Send, stage: str, epoch: int, part: StagePart | None = None, 
         entry.traceparent,
         part,
     )
+
+
+def next_stages(fused: Fused, topic_of: Callable[[str, str], str]) -> tuple[NextStage, ...]:
+    """What the worker may go on with. `topic_of(endpoint, stage)`: name of a stage's topic."""
+    found: list[NextStage] = []
+    for ahead in fused.ahead:
+        entry, step, option = ahead.entry, ahead.step, ahead.option
+        stage, final = step.stage, step.final
+        assert step.handed is not None
+        # By position, in the order of the fields.
+        found.append(
+            NextStage(
+                entry.instance,
+                option.key,
+                option.accuracy,
+                entry.deadline_ms,
+                step.handed,
+                stage.model,
+                "" if final else topic_of(entry.endpoint, stage.topic),
+                None if final else stage.outputs,
+                stage.answers if final else {},
+                stage.parameters,
+                ahead.accuracy if final else None,
+            )
+        )
+    return tuple(found)

@@ -21,7 +21,9 @@ from schemas.profile import Latency
 from schemas.stage import STAGE_VERSION, StageRecord, TensorHead, encode_stage
 from schemas.telemetry import HostedVariant, WorkerReport, encode_telemetry
 from schemas.terminal import COMPLETED, JSON_TYPE, TERMINAL_VERSION, PathStep, Terminal, encode_terminal
-from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, StagePart, WorkOrder, decode_order
+from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, WorkOrder, decode_order
+from workers.policy.batcher import QueuedOrder
+from workers.policy.fusion import next_order
 
 READ_MS = 200
 RECORDS_MAX = 1000
@@ -44,6 +46,8 @@ class NullWorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     profile_ms: float = 0.02
     spends_ms: float | None = 0.0
     credits: int = 256
+    fuses: bool = True
+    """Goes on with the next stages of an order where it may, as a real worker does; else every stage is handed over, as between workers apart."""
     ready: str
 
 
@@ -82,28 +86,40 @@ class NullWorker:
             await log.close()
 
     async def _answer(self, writer: Writer, orders: list[tuple[bytes, WorkOrder]]) -> None:
-        spends_ms = self._settings.spends_ms or 0.0
         waiting: dict[tuple[str, int], list[Message]] = {}
-        for key, order in orders:
-            if spends_ms:
-                await asyncio.sleep(0)
-                until_s = time.perf_counter() + spends_ms / 1000
-                while time.perf_counter() < until_s:
-                    pass
-            topic, message = self._answered(key, order)
-            if spends_ms:
-                await writer.write(topic, order.shard, [message])
-            else:
-                waiting.setdefault((topic, order.shard), []).append(message)
+        for key, first in orders:
+            order: WorkOrder | None = first
+            while order is not None:
+                await self._spend()
+                topic, shard = order.part.topic if order.part is not None and order.part.topic else self._names.responses, order.shard
+                message, order = self._answered(key, order)
+                if self._settings.spends_ms:
+                    await writer.write(topic, shard, [message])
+                else:
+                    waiting.setdefault((topic, shard), []).append(message)
         for (topic, shard), messages in waiting.items():
             asyncio.ensure_future(writer.write(topic, shard, messages))  # noqa: RUF006 - the writer holds it
 
-    def _answered(self, key: bytes, order: WorkOrder) -> tuple[str, Message]:
-        """(topic, record): the request's answer, or that of a stage of its graph."""
+    async def _spend(self) -> None:
+        spends_ms = self._settings.spends_ms
+        if spends_ms:
+            await asyncio.sleep(0)
+            until_s = time.perf_counter() + spends_ms / 1000
+            while time.perf_counter() < until_s:
+                pass
+
+    def _answered(self, key: bytes, order: WorkOrder) -> tuple[Message, WorkOrder | None]:
+        """The request's answer, or that of a stage of its graph, and the order that is gone on with."""
         part = order.part
-        if part is not None and part.topic:
-            return part.topic, stage_message(key, order, part)
-        return self._names.responses, terminal_message(key, order)
+        if part is None or not part.topic:
+            return terminal_message(key, order), None
+        size = len(ROW) * order.rows
+        heads = tuple(TensorHead(name, "FP32", (order.rows, COLUMNS), size) for name in part.outputs or (OUTPUT,))
+        following = None
+        if part.then and self._settings.fuses:
+            queued = QueuedOrder("", key.decode(), order, b"", "", 0, 0)
+            following = next_order(queued, heads, b"", step_of(order), int(time.time() * 1000))
+        return stage_message(key, order, heads, fused=following is not None), following.order if following is not None else None
 
     async def _report(self, writer: Writer) -> None:
         settings = self._settings
@@ -131,10 +147,10 @@ class NullWorker:
         )
 
 
-def stage_message(key: bytes, order: WorkOrder, part: StagePart) -> Message:
+def stage_message(key: bytes, order: WorkOrder, heads: tuple[TensorHead, ...], *, fused: bool) -> Message:
     """A stage's outputs, as a real worker writes them: zeros under each name that is asked for."""
-    size = len(ROW) * order.rows
-    heads = tuple(TensorHead(name, "FP32", (order.rows, COLUMNS), size) for name in part.outputs or (OUTPUT,))
+    part = order.part
+    assert part is not None
     record = StageRecord(
         STAGE_VERSION,
         order.endpoint,
@@ -151,13 +167,14 @@ def stage_message(key: bytes, order: WorkOrder, part: StagePart) -> Message:
         finished_ms=int(time.time() * 1000),
         tensors=heads,
         worker=order.worker,
+        fused=fused,
     )
     return key, ROW * order.rows * len(heads), ((WORK_HEADER, encode_stage(record)),)
 
 
-def terminal_message(key: bytes, order: WorkOrder) -> Message:
-    """A request's answer, without outputs."""
-    step = PathStep(
+def step_of(order: WorkOrder) -> PathStep:
+    """What the path of an answer says of a stage."""
+    return PathStep(
         stage=order.stage,
         variant=order.variant,
         accuracy=order.accuracy,
@@ -167,7 +184,11 @@ def terminal_message(key: bytes, order: WorkOrder) -> Message:
         computed_ms=0.0,
         batch_size=order.rows,
     )
-    part = order.part
+
+
+def terminal_message(key: bytes, order: WorkOrder) -> Message:
+    """A request's answer, without outputs."""
+    step, part = step_of(order), order.part
     terminal = Terminal(
         id=key.decode(),
         outcome=COMPLETED,

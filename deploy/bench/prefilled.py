@@ -36,10 +36,13 @@ def json_body(timeout_ms: int) -> bytes:
     return msgspec.json.encode(fields)
 
 
-async def start_null_worker(harness: Harness, crew: Crew, *, lanes: int = 1, spends_ms: float | None = 0.0, cores: Sequence[int] = ()) -> None:
+async def start_null_worker(
+    harness: Harness, crew: Crew, *, lanes: int = 1, spends_ms: float | None = 0.0, fuses: bool = True, cores: Sequence[int] = ()
+) -> None:
     """In a process of its own, for the null task's variant."""
+    ready = crew.path("null-worker.ready")
     settings = NullWorkerSettings(
-        kafka=harness.kafka, prefix=crew.names.prefix, variant=VARIANT_KEY, lanes=lanes, spends_ms=spends_ms, ready=crew.path("null-worker.ready")
+        kafka=harness.kafka, prefix=crew.names.prefix, variant=VARIANT_KEY, lanes=lanes, spends_ms=spends_ms, fuses=fuses, ready=ready
     )
     await crew.program("deploy.bench.null_worker", "null-worker", settings, cores=cores)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from scaler.simulator.graphing import Graphing
 from scaler.simulator.world import World
 from schemas.stage import STAGE_VERSION, StageRecord, TensorHead
 from schemas.terminal import PathStep
 from workers.policy.batcher import QueuedOrder
+from workers.policy.fusion import next_order
 
 ELEMENT_BYTES = 4
 
@@ -17,8 +20,13 @@ class Stages:
     def __init__(self, world: World, graphing: Graphing) -> None:
         self._world, self._graphing = world, graphing
 
-    def answer(self, queued: QueuedOrder, worker: str, finished_ms: int, step: PathStep | None, delay_ms: float) -> None:
-        """A stage record; without `step` its deadline came before it was computed."""
+    def answer(
+        self, queued: QueuedOrder, worker: str, finished_ms: int, step: PathStep | None, delay_ms: float, accept: Callable[[QueuedOrder], str]
+    ) -> None:
+        """A stage record; without `step` its deadline came before it was computed.
+
+        `accept` queues the order of a next stage there, or says why not.
+        """
         order = queued.order
         part = order.part
         assert part is not None
@@ -28,6 +36,8 @@ class Stages:
         if not late:
             rows = self._graphing.outputs(order.endpoint, part.instance, key, order.variant, part.outputs, order.rows)
             heads = tuple([TensorHead(name, "FP32", (count, 1), ELEMENT_BYTES * count) for name, count in rows.items()])
+        data = bytes(sum(head.size for head in heads))
+        following = None if step is None or late else next_order(queued, heads, data, step, finished_ms)
         record = StageRecord(
             version=STAGE_VERSION,
             endpoint=order.endpoint,
@@ -46,5 +56,6 @@ class Stages:
             error_code="deadline_exceeded" if late else "",
             error_message="the deadline came first" if late else "",
             worker=worker,
+            fused=following is not None and not accept(following),
         )
-        self._world.stage_done(order.shard, (key, record, bytes(sum(head.size for head in heads))), delay_ms)
+        self._world.stage_done(order.shard, (key, record, data), delay_ms)

@@ -228,7 +228,7 @@ class SimulatedWorker:
             finish(queued)
             part = order.part
             if part is not None and part.topic:
-                self._stages.answer(queued, self.name, finished_ms, self._step(queued, batch, spent_ms), delay_ms)
+                self._stages.answer(queued, self.name, finished_ms, self._step(queued, batch, spent_ms), delay_ms, self._policy.accept)
                 continue
             outcome, accuracy, path = EXPIRED, None, ()
             if finished_ms <= order.deadline_ms:
@@ -266,7 +266,7 @@ class SimulatedWorker:
             self._policy.queue.finish(queued)
             order = queued.order
             if order.part is not None and order.part.topic:
-                self._stages.answer(queued, self.name, finished_ms, None, delay_ms)
+                self._stages.answer(queued, self.name, finished_ms, None, delay_ms, self._policy.accept)
                 continue
             key = queued.request_id.encode()
             ended.append(Ended(self._agenda.now_ms, key, EXPIRED, None, finished_ms, self.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from broker.memory import MemoryLog
 from schemas.catalog import TensorSpec
 from schemas.errors import ModelRefused
 from schemas.tensors import decode_output, encode_tensor
-from schemas.work import order_name
+from schemas.work import NextStage, order_name
 from workers.cpu.python_tasks.backend import WithPythonTasks
 
 MODULE = """
@@ -28,6 +29,8 @@ def crop(inputs, parameters):
         raise LookupError("no box")
     if do == "die":
         os._exit(3)
+    if do == "wait":
+        threading.Event().wait(0.15)
     if do == "hang":
         threading.Event().wait()
     rows, factor = inputs["boxes"].shape[0], parameters.get("factor", 1)
@@ -65,6 +68,41 @@ def boxes(rows: int) -> dict[str, np.ndarray]:
 
 def parameters(**fields: object) -> bytes:
     return msgspec.msgpack.encode(fields)
+
+
+def classify(variant: str, deadline_ms: float) -> NextStage:
+    return NextStage("classify", f"fashion/{variant}", 0.93, int(deadline_ms), {"image": "crops"}, model=True, path_accuracy=0.84)
+
+
+async def test_a_worker_goes_on_with_the_next_stage_where_it_stands(stage: Stage) -> None:
+    later_ms = time.time() * 1e3 + 10_000
+    await stage.send(
+        stage.part("r", "crop", instance="crop", tensors=boxes(3), outputs=("crops",), then=(classify("model", later_ms),)),
+        stage.part("broken", "crop", instance="crop", tensors=boxes(1), parameters=parameters(do="raise"), then=(classify("model", later_ms),)),
+        stage.part("unhosted", "crop", instance="crop", tensors=boxes(1), then=(classify("absent", later_ms),)),
+    )
+    names = [order_name(request_id, "crop") for request_id in ("r", "broken", "unhosted")]
+    (crop, crops), (broken, _), (unhosted, _) = await stage.stage_results(*names)
+    assert (crop.fused, crops["crops"].shape) == (True, (3, 1, 28, 28))
+    assert (broken.fused, broken.error_code) == (False, "backend_error")
+    assert (unhosted.fused, unhosted.error_code) == (False, "")
+    (answer,) = await stage.answered("r")
+    assert (answer.outcome, answer.accuracy, [step.stage for step in answer.path]) == ("completed", 0.84, ["crop", "classify"])
+    assert answer.path[1].batch_size == 3
+    assert 0.0 <= answer.path[1].queued_ms < answer.finished_ms - answer.received_ms + 1.0
+    await committed(stage, 3)
+    assert set(stage.answers) == {"r"}
+
+
+async def test_a_next_stage_that_would_be_late_is_handed_back(stage: Stage) -> None:
+    passed_ms = time.time() * 1e3 + 1_000
+    await stage.send(
+        stage.part("slow", "crop", instance="crop", tensors=boxes(1), parameters=parameters(do="wait"), then=(classify("model", passed_ms - 900),))
+    )
+    ((slow, _),) = await stage.stage_results(order_name("slow", "crop"))
+    assert slow.fused
+    await stage.until(lambda: stage.returned or "slow" in stage.answers)
+    assert [answer.outcome for answer in stage.answers.get("slow", [])] in ([], ["expired"])
 
 
 async def test_a_task_is_a_stage_like_any_other(stage: Stage) -> None:

@@ -31,23 +31,27 @@ Compute = Callable[[Send], np.ndarray | None]
 """What a stage's `probs` are; None: it fails."""
 
 
-def fashion() -> TaskSpec:
+def fashion(*, declared: bool = True) -> TaskSpec:
+    """Not `declared`: with tensors of any kind, so that its stages can follow one another."""
+    inputs, outputs = ((IMAGE,), (PROBS,)) if declared else ((), ())
     variants = tuple(
-        VariantSpec(name=name, file=name, sha256=name, accuracy=accuracy, inputs=(IMAGE,), outputs=(PROBS,)) for name, (accuracy, _) in LADDER.items()
+        VariantSpec(name=name, file=name, sha256=name, accuracy=accuracy, inputs=inputs, outputs=outputs) for name, (accuracy, _) in LADDER.items()
     )
     return TaskSpec(name="fashion", variants=variants)
 
 
-def catalog_of(graph: GraphSpec, revision: int = 1) -> Catalog:
+def catalog_of(graph: GraphSpec, revision: int = 1, *, declared: bool = True) -> Catalog:
     endpoint = EndpointSpec(name="garment", graph=graph, revision=revision)
-    return Catalog({"fashion": fashion(), COMBINE_TASK: COMBINE}, {"garment": endpoint})
+    return Catalog({"fashion": fashion(declared=declared), COMBINE_TASK: COMBINE}, {"garment": endpoint})
 
 
 class GraphStage:
     """Plays one dispatcher; `run` goes on until nothing is left to do at this moment."""
 
-    def __init__(self, graph: GraphSpec, compute: Compute, *, workers: tuple[str, ...] = ("w0",), limits: Limits | None = None) -> None:
-        self.graph, self.compute, self.workers = graph, compute, workers
+    def __init__(
+        self, graph: GraphSpec, compute: Compute, *, workers: tuple[str, ...] = ("w0",), limits: Limits | None = None, declared: bool = True
+    ) -> None:
+        self.graph, self.compute, self.workers, self.declared = graph, compute, workers, declared
         self.limits = limits or Limits()
         self.now_ms = START_MS
         self.sends: list[Send] = []
@@ -64,7 +68,7 @@ class GraphStage:
 
     def started(self, *, recovered: bool = True) -> DispatcherPolicy:
         policy = DispatcherPolicy("d0", DispatcherSettings(), self.limits, _open)
-        policy.step(ev.CatalogObserved(catalog_of(self.graph)), self.now_ms)
+        policy.step(ev.CatalogObserved(catalog_of(self.graph, declared=self.declared)), self.now_ms)
         bound = plan(*self.workers)
         keys = (*bound.bindings[0].variants, COMBINE_VARIANT)
         bindings = tuple(msgspec.structs.replace(binding, variants=keys) for binding in bound.bindings)

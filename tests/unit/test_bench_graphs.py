@@ -7,7 +7,7 @@ import pytest
 from deploy.bench import graph_chain, graph_join, graph_shadow, mix
 from deploy.bench.exchange import Answered
 from deploy.bench.graph_catalog import ROWS_MAX, chain, for_each
-from deploy.bench.null_worker import COLUMNS, OUTPUT, stage_message, terminal_message
+from deploy.bench.null_worker import COLUMNS, OUTPUT, NullWorker, NullWorkerSettings, terminal_message
 from deploy.bench.prefilled import ACCURACY, ENDPOINT, FLOOR, TASKS, VARIANT_KEY
 from deploy.commands.bench import GRAPH_ROWS, ROWS, chosen_rows
 from graphs.compiled import Graph, compile_graph
@@ -16,7 +16,7 @@ from schemas.limits import Limits
 from schemas.request import read_routing
 from schemas.stage import TensorHead, decode_stage
 from schemas.terminal import MSGPACK_TYPE, PathStep, decode_terminal_head
-from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, WORK_VERSION, StagePart, WorkOrder
+from schemas.work import CONTENT_TYPE_HEADER, WORK_HEADER, WORK_VERSION, NextStage, StagePart, WorkOrder
 
 
 def compiled(endpoint: EndpointSpec) -> Graph:
@@ -57,13 +57,26 @@ def order(part: StagePart | None) -> WorkOrder:
 
 def test_the_null_worker_answers_a_stage_with_the_tensors_that_are_wanted() -> None:
     said = order(StagePart("stage-2", 4, topic="p.stage.bench.stage-2", outputs=("a", "b")))
-    assert said.part is not None
-    key, value, headers = stage_message(b"id", said, said.part)
+    worker = NullWorker(NullWorkerSettings(kafka="", prefix="p", variant=VARIANT_KEY, ready=""))
+    (key, value, headers), following = worker._answered(b"id", said)
+    assert following is None
     record = decode_stage(dict(headers)[WORK_HEADER])
     assert (key, record.instance, record.revision, record.variant, record.error_code) == (b"id", "stage-2", 4, VARIANT_KEY, "")
     size = 2 * 4 * COLUMNS
     assert record.tensors == (TensorHead("a", "FP32", (2, COLUMNS), size), TensorHead("b", "FP32", (2, COLUMNS), size))
     assert len(value or b"") == 2 * size
+
+
+def test_the_null_worker_goes_on_where_it_may() -> None:
+    then = (NextStage("stage-3", VARIANT_KEY, 0.99, 9_500, {"image": "probs"}, model=True, path_accuracy=0.9),)
+    said = order(StagePart("stage-2", 4, topic="p.stage.bench.stage-2", outputs=("probs",), then=then))
+    settings = NullWorkerSettings(kafka="", prefix="p", variant=VARIANT_KEY, ready="")
+    (_, _, headers), following = NullWorker(settings)._answered(b"id", said)
+    assert decode_stage(dict(headers)[WORK_HEADER]).fused
+    assert following is not None
+    (_, value, _), last = NullWorker(settings)._answered(b"id", following)
+    assert last is None
+    assert [step.stage for step in decode_terminal_head(value or b"").path] == ["stage-2", "stage-3"]
 
 
 def test_the_null_worker_ends_a_path_with_its_accuracy() -> None:

@@ -7,9 +7,9 @@ import msgspec
 from schemas.stage import StageRecord
 from schemas.stage import TensorHead as RawHead
 from schemas.terminal import PathStep
-from schemas.work import StagePart
+from schemas.work import NextStage, StagePart
 
-PART = StagePart(
+EARLIER_PART = StagePart(
     instance="lines.recognise#12",
     revision=4,
     topic="headrace.stage.pages.lines.recognise",
@@ -23,7 +23,25 @@ PART = StagePart(
     parameters=b"\x81\xa3top\x03",
     ready_ms=1_700_000_000_040,
 )
-STAGE = StageRecord(
+PART = msgspec.structs.replace(
+    EARLIER_PART,
+    then=(
+        NextStage(
+            instance="lines.spell#12",
+            variant="spell/small",
+            accuracy=0.95,
+            deadline_ms=1_700_000_000_400,
+            inputs={"words": "text"},
+            model=False,
+            topic="headrace.stage.pages.lines.spell",
+            outputs=("spelt",),
+            answers={"answer": "spelt"},
+            parameters=b"\x81\xa3top\x03",
+            path_accuracy=0.77,
+        ),
+    ),
+)
+EARLIER_STAGE = StageRecord(
     version=1,
     endpoint="pages",
     revision=4,
@@ -40,6 +58,8 @@ STAGE = StageRecord(
     tensors=(RawHead("text", "BYTES", (1, 1), 9),),
     worker="worker-vpu-0",
 )
+STAGE = msgspec.structs.replace(EARLIER_STAGE, fused=True)
 FAILED_STAGE = msgspec.structs.replace(
-    STAGE, tensors=(), accelerator="", device="", queued_ms=0.0, computed_ms=0.0, batch_size=0, error_code="backend_error", error_message="it raised"
-)
+    EARLIER_STAGE, tensors=(), accelerator="", device="", queued_ms=0.0, computed_ms=0.0, batch_size=0, error_code="backend_error",
+    error_message="it raised",
+)  # fmt: skip

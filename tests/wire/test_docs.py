@@ -130,6 +130,7 @@ def test_the_tables_are_there() -> None:
         "schemas.stage.StageRecord",
         "schemas.stage.TensorHead",
         "schemas.work.StagePart",
+        "schemas.work.NextStage",
         "schemas.canary.CanaryCommand",
         "schemas.canary.CanaryStatus",
         "schemas.feedback.Feedback",
@@ -141,7 +142,7 @@ def test_the_tables_are_there() -> None:
     }
 
 
-@pytest.mark.parametrize("target", ["schemas.stage.StageRecord", "schemas.stage.TensorHead", "schemas.work.StagePart"])
+@pytest.mark.parametrize("target", ["schemas.stage.StageRecord", "schemas.stage.TensorHead", "schemas.work.StagePart", "schemas.work.NextStage"])
 def test_positional_records_have_their_positions(target: str) -> None:
     (rows,) = (rows for _, found, rows in tables("fields") if found == target)
     stated = [(int(at), name) for row in rows for at, name in re.findall(r"(\d+) `(\w+)`", row[0])]

@@ -16,7 +16,7 @@ import pytest
 from golden_control import CONTROL_KINDS
 from golden_counts import COUNTS
 from golden_feedback import EARLIER_FEEDBACK_KINDS, FEEDBACK_KINDS
-from golden_stage import FAILED_STAGE, PART, STAGE
+from golden_stage import EARLIER_PART, EARLIER_STAGE, FAILED_STAGE, PART, STAGE
 from golden_workers import BOARD_WORKER, WORKER
 
 from broker.arrivals import read_entry
@@ -228,9 +228,9 @@ def _as_msgpack(record: Terminal) -> bytes:
 
 KINDS = [
     Golden("work-order-v2.msgpack", ORDER, decode_order, encode_order),
-    Golden("work-order-stage-v2.msgpack", STAGE_ORDER, decode_order, encode_order),
-    Golden("stage-v1.msgpack", STAGE, decode_stage, encode_stage),
-    Golden("stage-failed-v1.msgpack", FAILED_STAGE, decode_stage, encode_stage),
+    Golden("work-order-stage-v3.msgpack", STAGE_ORDER, decode_order, encode_order),
+    Golden("stage-v2.msgpack", STAGE, decode_stage, encode_stage),
+    Golden("stage-failed-v2.msgpack", FAILED_STAGE, decode_stage, encode_stage),
     Golden("terminal-completed-v1.json", completed([9, 2]), decode_terminal, _as_json),
     Golden("terminal-completed-v1.msgpack", completed(bytes([9, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0])), decode_terminal, _as_msgpack),
     Golden("terminal-rejected-v1.json", REJECTED, decode_terminal, _as_json),
@@ -254,6 +254,9 @@ EARLIER = [
     Golden("telemetry-dispatcher-v2.json", DISPATCHER, decode_telemetry, encode_telemetry),
     Golden("plan-v1.json", msgspec.structs.replace(PLAN, version=1), decode_plan, encode_plan),
     Golden("work-order-v1.msgpack", ORDER, decode_order, encode_order),
+    Golden("work-order-stage-v2.msgpack", msgspec.structs.replace(STAGE_ORDER, part=EARLIER_PART), decode_order, encode_order),
+    Golden("stage-v1.msgpack", EARLIER_STAGE, decode_stage, encode_stage),
+    Golden("stage-failed-v1.msgpack", FAILED_STAGE, decode_stage, encode_stage),
     Golden("catalog-task-v1.json", TASK, decode_task, encode_catalog),
     Golden("catalog-endpoint-v1.json", ENDPOINT_V3, decode_endpoint, encode_catalog),
     Golden("catalog-endpoint-v2.json", ENDPOINT_V3, decode_endpoint, encode_catalog),
@@ -300,9 +303,9 @@ def test_a_work_order_of_a_later_version_may_have_more_at_its_end() -> None:
     fields = msgspec.msgpack.decode(golden("work-order-v2.msgpack"))
     assert decode_order(msgspec.msgpack.encode([*fields, "more"])) == ORDER
     assert decode_order(msgspec.msgpack.encode(fields[:-2])) == msgspec.structs.replace(ORDER, traceparent=None)
-    *others, part = msgspec.msgpack.decode(golden("work-order-stage-v2.msgpack"))
+    *others, part = msgspec.msgpack.decode(golden("work-order-stage-v3.msgpack"))
     assert decode_order(msgspec.msgpack.encode([*others, [*part, "more"]])) == STAGE_ORDER
-    stage = msgspec.msgpack.decode(golden("stage-v1.msgpack"))
+    stage = msgspec.msgpack.decode(golden("stage-v2.msgpack"))
     assert decode_stage(msgspec.msgpack.encode([*stage, "more"])) == STAGE
 
 
