@@ -26,6 +26,7 @@ GIVES = {"detect": BOXES, "name": FACE}
 DETECT = StageNode(task="detect", inputs={"image": "request.image"})
 NAME = StageNode(task="name", inputs={"image": "row.boxes"})
 PIPELINE = GraphSpec(nodes={"find": DETECT, "people": ForEachNode(over={"boxes": "find.boxes"}, nodes={"who": NAME}, output="who")}, output="people")
+LINE = GraphSpec(nodes={"find": DETECT, "who": StageNode(task="name", inputs={"image": "find.boxes"})}, output="who")
 CASCADE = GraphSpec(
     nodes={
         "quick": StageNode(task="name", inputs={"image": "request.image"}, variants=("small",)),
@@ -102,7 +103,9 @@ def test_a_switch_takes_each_branch_as_often_as_the_load_says(sure: float) -> No
     assert result.variants.get("name/large", 0) / result.total.offered == pytest.approx(1.0 - sure, abs=0.05)
 
 
-def test_graphs_survive_what_goes_wrong() -> None:
+@pytest.mark.parametrize("graph", [PIPELINE, LINE], ids=["pipeline", "line"])
+def test_graphs_survive_what_goes_wrong(graph: GraphSpec) -> None:
+    fan_out = {"fan_out": {"people": {"*": 2.0}}} if graph is PIPELINE else {}
     faults = (
         Fault(kind="worker", at_s=1.0, lasts_s=1.0),
         Fault(kind="dispatcher", at_s=2.0, lasts_s=0.5),
@@ -110,13 +113,21 @@ def test_graphs_survive_what_goes_wrong() -> None:
         Fault(kind="delays", at_s=0.5, lasts_s=4.0, part=0.05, factor=5.0),
     )
     for seed in range(4):
-        broken = msgspec.structs.replace(scenario(PIPELINE, fan_out={"people": {"*": 2.0}}), faults=faults)
+        broken = msgspec.structs.replace(scenario(graph, **fan_out), faults=faults)
         checkers = Checkers.of(broken)
         result = simulate(broken, seed, watchers=[checkers])
         assert checkers.violations == ()
         total = result.total
         assert total.offered == total.completed + total.expired + total.rejected + total.failed
         assert total.completed > 0.6 * total.offered
+
+
+def test_a_line_on_one_worker_saves_its_hand_overs() -> None:
+    apart = msgspec.structs.replace(LINE, fuse=False)
+    fused, handed = (simulate(scenario(graph, rate_rps=240.0), 4).total for graph in (LINE, apart))
+    assert fused.completed == handed.completed == fused.offered
+    assert (fused.accuracy_served or 0.0) >= (handed.accuracy_served or 0.0) - 0.01
+    assert (fused.latency_p50_ms or 0.0) < 0.8 * (handed.latency_p50_ms or 0.0)
 
 
 def test_the_same_seed_gives_the_same_result_on_a_graph() -> None:

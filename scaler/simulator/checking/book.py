@@ -44,6 +44,8 @@ class Request(msgspec.Struct, gc=False):
     deadline_ms: int
     leases: dict[bytes, Lease] | None = None
     """By name of the order: the request's own, or one for each stage."""
+    ahead: set[tuple[bytes, str, int]] | None = None
+    """(name, worker, incarnation) of stages that a worker may go on with without being sent them."""
 
 
 class WorkerLife(msgspec.Struct, gc=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from broker.policy.entry import SHADOW_PRIORITY, Send
+from broker.policy.graph_request import StageJob
 from scaler.simulator.checking.book import Book, Lease, Request, WorkerLife
 from scaler.simulator.checking.bounds import Bounds
 from schemas.work import INSTANCE_MARK
@@ -29,6 +30,8 @@ class LeaseChecks:
             if request is None:
                 self._after_the_end(at_ms, dispatcher, send)
                 continue
+            if entry.root is not None:
+                self._allowed(request, send)
             lease = Lease(dispatcher, life, send.worker, send.incarnation, attempt, at_ms)
             leases = request.leases
             if leases is None:
@@ -40,6 +43,13 @@ class LeaseChecks:
                 lease.begun = before.begun
                 if before.dispatcher == dispatcher and before.life == life:
                     self._again(at_ms, before, lease, key)
+
+    def _allowed(self, request: Request, send: Send) -> None:
+        """What the worker may go on with by itself."""
+        job = send.entry.payload
+        fused = job.request.fused if isinstance(job, StageJob) else None
+        if fused is not None:
+            request.ahead = (request.ahead or set()) | {(ahead.entry.key, send.worker, send.incarnation) for ahead in fused.ahead}
 
     def _again(self, at_ms: float, before: Lease, lease: Lease, key: bytes) -> None:
         """Sent before by the same life of the same dispatcher: another attempt, or the same one that came back unstarted."""
@@ -82,6 +92,8 @@ class LeaseChecks:
             if request is None:
                 continue
             lease = request.leases.get(name) if request.leases else None
+            if lease is None and (name, worker, incarnation) in (request.ahead or ()):
+                continue
             if lease is None:
                 self._book.violated("lease", at_ms, f"{worker} computes {name!r}, which nobody has sent")
                 continue
