@@ -17,6 +17,7 @@ from broker.policy.graph_costs import GraphCosts
 from broker.policy.graph_request import GraphRequest, StageJob, event_of, job_of, rows_of, stage_entry
 from broker.policy.graphs import Compiled
 from broker.policy.lanes import Order
+from broker.policy.promises import Promises
 from broker.policy.settings import DispatcherSettings
 from graphs.commands import Cancel, Command, Fail, Finish, RunStage, ShadowDone, Wake
 from graphs.compiled import Graph
@@ -53,11 +54,11 @@ class GraphRequests:
         self._costs = GraphCosts(fleet, settings, self.fan_out)
         self._fusion = Fusion(fleet, settings, self._costs)
         self._requests: dict[bytes, GraphRequest] = {}
+        self._promises = Promises(fleet, self._requests)
         self.held_bytes = 0
         """What stages have given to requests that are not finished."""
         self._second_opinions = 0
         self._wakes: list[tuple[float, bytes]] = []
-        self._layouts = 0
         self._finals: dict[bytes, bytes] = {}
         """By request: the order whose worker writes the terminal record."""
 
@@ -100,7 +101,7 @@ class GraphRequests:
                 return refusal
         entry.state = State.RUNNING
         self._requests[entry.key] = request
-        self._promise(request, first)
+        self._promises.begin(request, first)
         self._carry_out(request, first, now_ms, commands)
         for record, value in replayed:
             entry.handed_out = True
@@ -242,25 +243,6 @@ class GraphRequests:
 
     # -- within
 
-    def _promise(self, request: GraphRequest, first: Sequence[Command]) -> None:
-        """The whole path's work is the pool's from now on; what is placed in the queue is taken off again."""
-        stage = next((command.stage for command in first if isinstance(command, RunStage) and not command.shadow), None)
-        if stage is not None:
-            request.task = self._fleet.graphs.ladder_of(stage)
-            self._owe(request, request.entry.work_ms)
-
-    def _owe(self, request: GraphRequest, work_ms: float) -> None:
-        if self._layouts != self._fleet.layouts:
-            # The pools are new.
-            self._layouts = self._fleet.layouts
-            for other in self._requests.values():
-                if other.task in self._fleet.ladders:
-                    self._fleet.pool(other.task).promised_ms += other.promised_ms
-        change_ms = max(work_ms, -request.promised_ms)
-        request.promised_ms += change_ms
-        if change_ms and request.task in self._fleet.ladders:
-            self._fleet.pool(request.task).promised_ms += change_ms
-
     def _request_of(self, entry: Entry) -> GraphRequest | None:
         assert entry.root is not None
         request = self._requests.get(entry.root.key)
@@ -334,7 +316,7 @@ class GraphRequests:
         if final:
             self._finals[request.entry.key] = entry.key
         entry.work_ms = self._cheapest_ms(entry)
-        self._owe(request, -entry.work_ms)
+        self._promises.change(request, -entry.work_ms)
 
     def _cheapest_ms(self, entry: Entry) -> float:
         """Work of a stage at the cheapest variant that will do."""
@@ -370,7 +352,7 @@ class GraphRequests:
         if not job.command.shadow:
             entry.work_ms = self._cheapest_ms(entry)
             if not entry.attempts:
-                self._owe(request, -entry.work_ms)
+                self._promises.change(request, -entry.work_ms)
             if not job.command.stage.over:
                 pool.arrived(entry)  # the rows of a fan-out come all at once: that says nothing about what will come next
         pool.waiting.push(entry)
@@ -383,7 +365,7 @@ class GraphRequests:
         if entry.priority == SHADOW_PRIORITY:
             return
         request.dropped = True
-        self._owe(request, -request.promised_ms)
+        self._promises.change(request, -request.promised_ms)
         for instance, stage in list(request.stages.items()):
             if stage.state == State.WAITING:
                 self._let_go(stage)
@@ -399,7 +381,7 @@ class GraphRequests:
             self._let_go(stage)
         request.stages.clear()
         request.fused = None
-        self._owe(request, -request.promised_ms)
+        self._promises.change(request, -request.promised_ms)
         self.held_bytes -= request.held_bytes
         request.held_bytes = 0
         if self._requests.pop(request.entry.key, None) is request and isinstance(request.run, SecondOpinion):

@@ -92,7 +92,7 @@ class NullWorker:
             while order is not None:
                 await self._spend()
                 topic, shard = order.part.topic if order.part is not None and order.part.topic else self._names.responses, order.shard
-                message, order = self._answered(key, order)
+                message, order = self.answered(key, order)
                 if self._settings.spends_ms:
                     await writer.write(topic, shard, [message])
                 else:
@@ -108,7 +108,7 @@ class NullWorker:
             while time.perf_counter() < until_s:
                 pass
 
-    def _answered(self, key: bytes, order: WorkOrder) -> tuple[Message, WorkOrder | None]:
+    def answered(self, key: bytes, order: WorkOrder) -> tuple[Message, WorkOrder | None]:
         """The request's answer, or that of a stage of its graph, and the order that is gone on with."""
         part = order.part
         if part is None or not part.topic:

@@ -58,7 +58,7 @@ def order(part: StagePart | None) -> WorkOrder:
 def test_the_null_worker_answers_a_stage_with_the_tensors_that_are_wanted() -> None:
     said = order(StagePart("stage-2", 4, topic="p.stage.bench.stage-2", outputs=("a", "b")))
     worker = NullWorker(NullWorkerSettings(kafka="", prefix="p", variant=VARIANT_KEY, ready=""))
-    (key, value, headers), following = worker._answered(b"id", said)
+    (key, value, headers), following = worker.answered(b"id", said)
     assert following is None
     record = decode_stage(dict(headers)[WORK_HEADER])
     assert (key, record.instance, record.revision, record.variant, record.error_code) == (b"id", "stage-2", 4, VARIANT_KEY, "")
@@ -71,10 +71,10 @@ def test_the_null_worker_goes_on_where_it_may() -> None:
     then = (NextStage("stage-3", VARIANT_KEY, 0.99, 9_500, {"image": "probs"}, model=True, path_accuracy=0.9),)
     said = order(StagePart("stage-2", 4, topic="p.stage.bench.stage-2", outputs=("probs",), then=then))
     settings = NullWorkerSettings(kafka="", prefix="p", variant=VARIANT_KEY, ready="")
-    (_, _, headers), following = NullWorker(settings)._answered(b"id", said)
+    (_, _, headers), following = NullWorker(settings).answered(b"id", said)
     assert decode_stage(dict(headers)[WORK_HEADER]).fused
     assert following is not None
-    (_, value, _), last = NullWorker(settings)._answered(b"id", following)
+    (_, value, _), last = NullWorker(settings).answered(b"id", following)
     assert last is None
     assert [step.stage for step in decode_terminal_head(value or b"").path] == ["stage-2", "stage-3"]
 
