@@ -35,7 +35,9 @@ from schemas.terminal import COMPLETED, TerminalHead, decode_terminal, decode_te
 
 logger = structlog.get_logger()
 READ_MS = 100
-STATE_WAIT_MS = 500
+TURN_MS = 250
+"""Where no canary is watched."""
+STATE_WAIT_MS = 2_000
 """Commands are rare: the wait at the broker ends as soon as one is there."""
 RECORDS_MAX = 2_000
 STANDING_MS = 1_000.0
@@ -90,7 +92,8 @@ class CanaryControl:
     async def _catch_up(self, control: Sequence[TopicPartition]) -> None:
         while not self._stopping.is_set():
             try:
-                ends = await self._state.end_offsets(control)
+                # Over the connection on which nothing is fetched yet: the other one's answers wait for what it fetches.
+                ends = await self._answers.end_offsets(control)
                 while await is_behind(self._state, ends):
                     await self._read_state(READ_MS)
             except LogUnavailable as error:
@@ -100,7 +103,7 @@ class CanaryControl:
 
     async def _turn(self) -> None:
         try:
-            await self._read_state(READ_MS if not self._book.watches else 1)
+            await self._read_state(TURN_MS if not self._book.watches else 1)
             self._book.lead(leading=self._leading())
             await self._follow()
             if self._following:

@@ -26,7 +26,8 @@ from schemas.errors import HeadraceError
 if TYPE_CHECKING:
     from deploy.health import HealthServer
 
-READY_POLL_MS = 100.0
+READY_POLL_MS, LOOK_MS = 100.0, 500.0
+"""Until the role is ready for the first time, and from then on."""
 COLLECTOR_THRESHOLDS = (20_000, 10, 20)
 """Of the garbage collector: nearly all that a request leaves behind is counted away; the default would look for cycles 100 times a second."""
 OpenRole = Callable[[CollectorRegistry], AbstractAsyncContextManager[Role]]
@@ -185,4 +186,4 @@ class _Process:
                 partial.write_bytes(note)
                 partial.replace(ready_file)
                 ready_file = None
-            await asyncio.sleep(READY_POLL_MS / 1000)
+            await asyncio.sleep((READY_POLL_MS if reason else LOOK_MS) / 1000)

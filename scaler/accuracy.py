@@ -37,7 +37,10 @@ from schemas.names import Names
 
 logger = structlog.get_logger()
 READ_MS = 100
-STATE_WAIT_MS = 500
+TURN_MS = 250
+"""Without feedback and answers a turn takes so long."""
+FETCH_WAIT_MS = 1_000
+"""How long Kafka holds a question to which it has no answer: what is written meanwhile is told at once."""
 RECORDS_MAX = 2_000
 TELL_MS = 1_000.0
 RETRY_S = 0.5
@@ -60,8 +63,10 @@ class AccuracyControl:
     ) -> None:
         self._log, self._names, self._name, self._leading, self._now_ms = log, names, name, leading, now_ms
         self._window = window or WindowSettings()
-        self._control = log.reader(f"{name}-accuracy-state", fetch_wait_ms=STATE_WAIT_MS)
-        self._records = log.reader(f"{name}-accuracy", fetch_wait_ms=READ_MS)
+        self._control = log.reader(f"{name}-accuracy-state", fetch_wait_ms=FETCH_WAIT_MS)
+        self._records = log.reader(f"{name}-accuracy", fetch_wait_ms=FETCH_WAIT_MS)
+        self._ends = log.reader(f"{name}-accuracy-ends")
+        """Fetches nothing, so that its questions do not stand behind a long wait."""
         self._agreement = AgreementFeed(log, names, name)
         self._writer = log.writer(f"{name}-accuracy")
         self._control_partitions = [TopicPartition(names.catalog, 0), TopicPartition(accuracy_topic(names), 0)]
@@ -82,7 +87,7 @@ class AccuracyControl:
     async def run(self) -> None:
         """Serve until stopped."""
         await self._log.create_topics([*self._names.topics(), feedback_spec(self._names), accuracy_spec(self._names), alerts_spec(self._names)])
-        async with opened(self._writer, self._control, self._records, self._agreement.reader):
+        async with opened(self._writer, self._control, self._records, self._ends, self._agreement.reader):
             await self._control.assign(dict.fromkeys(self._control_partitions, "earliest"))
             while not self._stopping.is_set():
                 await self._turn()
@@ -101,7 +106,7 @@ class AccuracyControl:
             if not self._started:
                 await self._catch_up()
                 self._started = True
-            await self._read_control(READ_MS if self._book is None else 1)
+            await self._read_control(TURN_MS if self._book is None else 1)
             await self._lead()
             if self._book is not None:
                 await self._fold(self._book)
@@ -115,7 +120,7 @@ class AccuracyControl:
     # -- control records
 
     async def _catch_up(self) -> None:
-        ends = await self._control.end_offsets(self._control_partitions)
+        ends = await self._ends.end_offsets(self._control_partitions)
         for _ in range(CATCH_UP_READS):
             if not await is_behind(self._control, ends):
                 return
@@ -154,7 +159,7 @@ class AccuracyControl:
         state = await self._standing_state()
         book = AccuracyBook(state, self._window)
         book.observe_catalog(self._catalog)
-        await self._records.assign({self._feedback: await self._records.offset_at(self._feedback, self._window_from())})
+        await self._records.assign({self._feedback: await self._ends.offset_at(self._feedback, self._window_from())})
         self._agreement.take_over(state, self._catalog)
         self._book, self._answers_followed, self._told = book, False, self._catalog.learned
 
@@ -165,14 +170,14 @@ class AccuracyControl:
         told = self._state.offsets, self._state.agreement_offsets
         places = {place: TopicPartition(place.rpartition(":")[0], int(place.rpartition(":")[2])) for offsets in told for place in offsets}
         known = [partition for partition in places.values() if partition.partition < await self._log.partitions(partition.topic)]
-        ends: Mapping[TopicPartition, int] = await self._records.end_offsets(known) if known else {}
+        ends: Mapping[TopicPartition, int] = await self._ends.end_offsets(known) if known else {}
         counted, compared = ({place: offset for place, offset in offsets.items() if offset <= ends.get(places[place], -1)} for offsets in told)
         return msgspec.structs.replace(self._state, offsets=counted, agreement_offsets=compared)
 
     # -- answers and feedback
 
     async def _fold(self, book: AccuracyBook) -> None:
-        for partition, records in (await self._records.read(timeout_ms=READ_MS, records_max=RECORDS_MAX)).items():
+        for partition, records in (await self._records.read(timeout_ms=TURN_MS, records_max=RECORDS_MAX)).items():
             name = f"{partition.topic}:{partition.partition}"
             if partition == self._feedback:
                 self._heard_ms = self._now_ms()
@@ -197,10 +202,10 @@ class AccuracyControl:
     async def _answers_from(self) -> dict[TopicPartition, Start]:
         count = await self._log.partitions(self._names.responses)
         partitions = [TopicPartition(self._names.responses, number) for number in range(count)]
-        ends = await self._records.end_offsets(partitions)
+        ends = await self._ends.end_offsets(partitions)
         since_ms = self._window_from()
         kept = self._window.answers_max // max(count, 1)
-        return {partition: max(await self._records.offset_at(partition, since_ms), ends[partition] - kept) for partition in partitions}
+        return {partition: max(await self._ends.offset_at(partition, since_ms), ends[partition] - kept) for partition in partitions}
 
     def _window_from(self) -> int:
         return int(self._now_ms() - self._window.window_ms)

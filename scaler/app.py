@@ -36,7 +36,7 @@ START_S_MAX = 60.0
 STOP_S_MAX = 5.0
 RETRY_S = 1.0
 LOOK_S = 0.5
-GATHER_S = 0.2
+GATHER_S = 0.3
 """Between two fetches: a hundred workers write at a hundred different moments, and a fetch for each would be most of what a scaler costs."""
 TOLD_MAX = 250
 """Records that are told without letting others have a turn."""

@@ -71,6 +71,8 @@ class ControlLoop:
         self._told_s = self._lag_s = self._turned_s = time.monotonic()
         self._settle_until_s = 0.0
         self._lanes = 0
+        self._lanes_counted: dict[str, tuple[int, float]] = {}
+        """By class: how many, and when that was asked."""
         self._started = False
         self._stopping = asyncio.Event()
 
@@ -209,7 +211,19 @@ class ControlLoop:
         now_ms = self._now_ms()
         if self._term is term and term.sweeper.due(now_ms):
             await term.sweeper.sweep(self._state.catalog, now_ms)
-            self._lanes = min([await self._log.partitions(self._names.work(name)) for name in sorted(term.accelerators)], default=self._lanes)
+            await self._count_lanes(term)
+
+    async def _count_lanes(self, term: Term) -> None:
+        """Of one class at each look, as that asks for the metadata of all topics; what is not known of every class says nothing."""
+        present, counted = sorted(term.accelerators), self._lanes_counted
+        if not present:
+            return
+        due = min(present, key=lambda name: counted.get(name, (0, 0.0))[1])
+        topic = self._names.work(due)
+        counted[due] = (await self._log.partitions(topic), time.monotonic())
+        self._lag.grown(topic, counted[due][0])
+        if all(name in counted for name in present):
+            self._lanes = min(counted[name][0] for name in present)
             term.lanes(self._lanes)
 
     def _stood_still(self) -> bool:

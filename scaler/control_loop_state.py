@@ -71,6 +71,8 @@ class ControlState:
                     logger.warning("control record skipped", topic=record.topic, offset=record.offset, error=str(error))
 
     def _plan_read(self, plan: Plan) -> None:
+        if plan == self.last:  # our own, read back: the same object stays, so that nobody compares a thousand bindings again and again
+            return
         self.last = plan
         if plan.epoch >= self.plan.epoch:
             self.plan = plan
@@ -90,4 +92,4 @@ class ControlState:
 
     def stale(self, plan: Plan) -> bool:
         """Whether the log ends with something else than this plan, which is not newer: who reads it from its beginning later would follow that."""
-        return self.last.epoch <= plan.epoch and self.last != plan and plan.epoch > 0
+        return self.last.epoch <= plan.epoch and self.last is not plan and self.last != plan and plan.epoch > 0

@@ -36,6 +36,7 @@ class LagReader:
         self._readers: dict[str, Reader] = {}
         self._ends: Reader | None = None
         self._partitions: dict[str, int] = {}
+        self._named: dict[str, list[TopicPartition]] = {}
         self._stages: list[str] = []
         self._listed_s = float("-inf")
 
@@ -66,6 +67,10 @@ class LagReader:
             found += [await self._lag(group, partition, ends[partition], offsets.get(partition)) for partition in partitions]
         return found
 
+    def grown(self, topic: str, partitions: int) -> None:
+        """The topic has so many partitions by now: they are not asked for again otherwise."""
+        self._partitions[topic] = max(partitions, self._partitions.get(topic, 0))
+
     async def close(self) -> None:
         """Close all clients."""
         readers = [*self._readers.values(), *([self._ends] if self._ends is not None else [])]
@@ -91,7 +96,13 @@ class LagReader:
         for topic in topics:
             if not self._partitions.get(topic):
                 self._partitions[topic] = await self._log.partitions(topic)
-        return [TopicPartition(topic, number) for topic in topics for number in range(self._partitions[topic])]
+        every: list[TopicPartition] = []
+        for topic in topics:
+            named = self._named.get(topic, [])
+            if len(named) != self._partitions[topic]:
+                named = self._named[topic] = [TopicPartition(topic, number) for number in range(self._partitions[topic])]
+            every += named
+        return every
 
     async def _opened(self, group: str | None) -> Reader:
         reader = self._log.reader(self._client_id, group=group)

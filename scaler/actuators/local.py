@@ -13,6 +13,8 @@ from schemas.names import Names
 from schemas.scale import ScaleOffer, ScaleOrder, decode_scale, encode_scale, scale_key
 
 READ_MS = 50
+FETCH_WAIT_MS = 1_000
+"""How long Kafka holds a question to which it has no answer: what is written meanwhile is told at once."""
 FRESH_MS = 15_000.0
 """A supervisor repeats its offer each few seconds; one that does not is gone."""
 AGAIN_MS = 2_000.0
@@ -26,7 +28,7 @@ class LocalActuator:
 
     def __init__(self, log: Log, names: Names, scaler: str, now_ms: Callable[[], float] = lambda: time.time() * 1000.0) -> None:
         self._names, self._scaler, self._now_ms = names, scaler, now_ms
-        self._reader = log.reader(f"{scaler}-scale", fetch_wait_ms=READ_MS)
+        self._reader = log.reader(f"{scaler}-scale", fetch_wait_ms=FETCH_WAIT_MS)
         self._writer = log.writer(f"{scaler}-scale")
         self._offers: dict[str, ScaleOffer] = {}
         self._written: dict[str, tuple[ScaleOrder, float]] = {}

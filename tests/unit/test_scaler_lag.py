@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from broker.memory import MemoryLog
 from deploy.plan_changes import changes_between
-from scaler.lag import PartitionLag, lag_by_endpoint
+from scaler.lag import LagReader, PartitionLag, lag_by_endpoint
 from schemas.catalog import Catalog, EndpointSpec
 from schemas.names import Names
 from schemas.plan import Binding, Plan
@@ -19,6 +20,19 @@ def lag(topic: str, messages: int) -> PartitionLag:
 def test_requests_are_divided_by_what_is_open_and_stage_topics_go_to_the_longest_name() -> None:
     lags = [lag(NAMES.requests, 20), lag(NAMES.stage("shop", "find"), 3), lag(NAMES.stage("shop.eu", "find"), 4), lag(NAMES.work("cpu"), 50)]
     assert lag_by_endpoint(lags, CATALOG, {"shop": 3.0, "shop.eu": 1.0, "gone": 9.0}, NAMES) == {"shop": 18, "shop.eu": 9, "idle": 0}
+
+
+async def test_lanes_that_were_made_later_are_read_too() -> None:
+    log = MemoryLog()
+    await log.create_topics(NAMES.topics(shards=1, lanes=3))
+    reader, lanes = LagReader(log, NAMES, "lag"), NAMES.work("cpu")
+    reader.grown(lanes, 2)
+    seen = [await reader.read({"cpu"})]
+    for count in (3, 1):
+        reader.grown(lanes, count)
+        seen.append(await reader.read({"cpu"}))
+    assert [sum(lag.topic == lanes for lag in lags) for lags in seen] == [2, 3, 3], "never fewer"
+    await reader.close()
 
 
 def test_with_nothing_open_requests_are_divided_evenly() -> None:
