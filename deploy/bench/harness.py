@@ -167,8 +167,11 @@ def announce(path: str, content: object = None) -> None:
 class Harness:
     """Async context manager: Kafka runs inside it, and nothing is left of it afterwards."""
 
-    def __init__(self, kafka: str | None, say: Callable[[str], None], *, kafka_home: str | None = None) -> None:
-        """`kafka`: an address; None starts one of our own."""
+    def __init__(
+        self, kafka: str | None, say: Callable[[str], None], *, kafka_home: str | None = None, jvm_options: tuple[str, ...] = STEADY_JVM
+    ) -> None:
+        """`kafka`: an address; None starts one of our own, with these options."""
+        self._jvm_options = jvm_options
         self._address, self._say, self._kafka_home = kafka, say, kafka_home
         self._folder = Path()
         self._kafka: tuple[Child, asyncio.Task[int]] | None = None
@@ -259,7 +262,7 @@ class Harness:
     async def _start_kafka(self) -> str:
         installation = await asyncio.to_thread(lambda: find_kafka(home=self._kafka_home, on_progress=self._say))
         broker, controller = free_ports(2)
-        command = await asyncio.to_thread(prepare_kafka, installation, self._folder / "kafka", (broker, controller), jvm_options=STEADY_JVM)
+        command = await asyncio.to_thread(prepare_kafka, installation, self._folder / "kafka", (broker, controller), jvm_options=self._jvm_options)
         address = f"{LOOPBACK}:{broker}"
         self._say(f"starting Kafka ({installation.source}) at {address}")
         child = Child(
