@@ -63,6 +63,8 @@ class NullWorker:
         self._settings = settings
         self._names = Names(settings.prefix)
         self._incarnation = int(time.time() * 1000)
+        self._waiting = 0
+        """Orders that have no answer yet, of all lanes."""
 
     async def run(self) -> None:
         """Until it is ended."""
@@ -79,6 +81,7 @@ class NullWorker:
             while True:
                 for records in (await reader.read(timeout_ms=READ_MS, records_max=RECORDS_MAX)).values():
                     orders = [(record.key or b"", decode_order(dict(record.headers)[WORK_HEADER])) for record in records]
+                    self._waiting += len(orders)
                     if self._settings.spends_ms is not None:
                         await self._answer(writer, orders)
         finally:
@@ -97,6 +100,7 @@ class NullWorker:
                     await writer.write(topic, shard, [message])
                 else:
                     waiting.setdefault((topic, shard), []).append(message)
+            self._waiting -= 1
         for (topic, shard), messages in waiting.items():
             asyncio.ensure_future(writer.write(topic, shard, messages))  # noqa: RUF006 - the writer holds it
 
@@ -143,7 +147,7 @@ class NullWorker:
             epoch=1,
             credits=self._settings.credits,
             variants=hosted,
-            waiting_rows=1,
+            waiting_rows=self._waiting,
         )
 
 
