@@ -74,6 +74,9 @@ class KafkaLog:
     async def topics(self, beginning: str) -> list[str]:
         return sorted(name for name in await self._topics.describe() if name.startswith(beginning))
 
+    async def groups(self, beginning: str) -> list[str]:
+        return sorted(name for name in await self._topics.groups() if name.startswith(beginning))
+
     async def partitions(self, topic: str) -> int:
         state = (await self._topics.describe()).get(topic)
         return state.partitions if state is not None else 0

@@ -208,7 +208,7 @@ def _stated(rows: Iterable[Sequence[Any]]) -> dict[str, str]:
 
 
 class Topics:
-    """Topics as an administrator sees them; one short-lived connection per question, since they are rare."""
+    """Topics and groups as an administrator sees them; one short-lived connection per question, since they are rare."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -222,6 +222,11 @@ class Topics:
             for row in rows
             if not row["error_code"]
         }
+
+    async def groups(self) -> list[str]:
+        """All consumer groups. Raises LogUnavailable."""
+        async with self._administrator() as administrator:
+            return [name for name, _ in await administrator.list_consumer_groups()]
 
     async def create(self, topics: Sequence[TopicSpec], replication: int) -> None:
         """What exists already is left alone. Raises LogUnavailable; ConfigurationError where Kafka refuses a topic as it is specified."""

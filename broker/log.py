@@ -140,6 +140,10 @@ class Log(Protocol):
         """Names of the topics that there are with this beginning. Raises LogUnavailable."""
         ...
 
+    async def groups(self, beginning: str) -> list[str]:
+        """Names of the consumer groups that there are with this beginning. Raises LogUnavailable."""
+        ...
+
     async def partitions(self, topic: str) -> int:
         """The number of partitions; 0 where the topic does not exist."""
         ...

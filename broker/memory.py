@@ -44,6 +44,9 @@ class MemoryLog:
     async def topics(self, beginning: str) -> list[str]:
         return sorted(name for name in self._topics if name.startswith(beginning))
 
+    async def groups(self, beginning: str) -> list[str]:
+        return sorted(name for name, group in self._groups.items() if group.exists and name.startswith(beginning))
+
     async def partitions(self, topic: str) -> int:
         return self.count(topic)
 

@@ -65,6 +65,11 @@ class MemoryGroup:
         self._task: asyncio.Task[None] | None = None
         self._handovers: set[asyncio.Task[None]] = set()
 
+    @property
+    def exists(self) -> bool:
+        """Somebody has committed or joined; who only asks makes no group."""
+        return bool(self.offsets or self._members)
+
     def join(self, participant: Participant, topics: Sequence[str], instance_id: str | None) -> Member:
         """A static member that comes back in time has its partitions back, and nobody else notices."""
         self._joined += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
-from broker.log import Log, Record, Start, TopicPartition
+from broker.log import Log, Reader, Record, Start, TopicPartition
 from schemas.errors import LogUnavailable
 
 CLIENT_ID = "headrace-scan"
@@ -25,12 +25,14 @@ async def scan(log: Log, partitions: Sequence[TopicPartition], since_ms: int, un
     reader = log.reader(CLIENT_ID)
     await reader.start()
     try:
-        await reader.assign(dict.fromkeys(partitions, "earliest"))
-        starts = {partition: await reader.offset_at(partition, since_ms) for partition in partitions}
-        ends = await reader.end_offsets(partitions)
+        # All that is asked goes over one connection, and with many graphs there are hundreds of partitions, most of them empty.
+        ends = {partition: end for partition, end in (await reader.end_offsets(partitions)).items() if end > 0}
+        starts = await _offsets_at(reader, list(ends), since_ms)
+        ends = {partition: end for partition, end in ends.items() if starts[partition] < end}
         if until_ms is not None:
-            ends = {partition: min(end, await reader.offset_at(partition, until_ms)) for partition, end in ends.items()}
-        waiting = {partition for partition in partitions if starts[partition] < ends[partition]}
+            until = await _offsets_at(reader, list(ends), until_ms)
+            ends = {partition: min(end, until[partition]) for partition, end in ends.items()}
+        waiting = {partition for partition, end in ends.items() if starts[partition] < end}
         positions: Mapping[TopicPartition, Start] = {partition: starts[partition] for partition in waiting}
         await reader.assign(positions)
         heard_s = asyncio.get_running_loop().time()
@@ -45,3 +47,7 @@ async def scan(log: Log, partitions: Sequence[TopicPartition], since_ms: int, un
                 raise LogUnavailable(f"the end of {next(iter(waiting)).topic} was not reached: is Kafka busy or partly down?")
     finally:
         await reader.close()
+
+
+async def _offsets_at(reader: Reader, partitions: Sequence[TopicPartition], at_ms: int) -> dict[TopicPartition, int]:
+    return dict(zip(partitions, await asyncio.gather(*(reader.offset_at(partition, at_ms) for partition in partitions)), strict=True))

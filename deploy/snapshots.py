@@ -100,7 +100,7 @@ async def read_history(log: Log, names: Names) -> list[PlanDecision]:
 
 
 async def read_lag(log: Log, names: Names) -> list[PartitionLag]:
-    """Log end minus committed offset, per partition, of dispatchers, sink and workers."""
+    """Log end minus committed offset, per partition, of dispatchers, sink, workers and taps."""
     reader = LagReader(log, names, CLIENT_ID)
     try:
         return await reader.read_all()

@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from broker.log import Log, Record
+from broker.messages import is_shadow
 from deploy.scanning import partitions_of, scan
 from deploy.trace_events import TraceEvent, answered, arrived, buried, judged, order_of, reported, sent, stage_done
 from schemas.errors import HeadraceError
@@ -122,7 +123,8 @@ async def _between(log: Log, names: Names, request_id: str, around: tuple[int, i
 
 def _other(record: Record, names: Names) -> TraceEvent | None:
     if record.topic == names.tap_responses:
-        return answered(record, first=True, shadow=True)
+        # Taps copy answers there, too, which say nothing new.
+        return answered(record, first=True, shadow=True) if is_shadow(record) else None
     return buried(record) if record.topic == names.dead_letters else stage_done(record)
 
 

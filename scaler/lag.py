@@ -1,4 +1,4 @@
-"""Lag as Kafka's own tools have it: log end minus committed offset, of dispatchers, sink and workers, asked of Kafka itself."""
+"""Lag as Kafka's own tools have it: log end minus committed offset, of dispatchers, sink, workers and taps, asked of Kafka itself."""
 
 from __future__ import annotations
 
@@ -41,8 +41,14 @@ class LagReader:
         self._listed_s = float("-inf")
 
     async def read_all(self) -> list[PartitionLag]:
-        """Of dispatchers, sink and all workers. Raises LogUnavailable."""
-        return await self._read({self._names.sink_group: [self._names.responses, self._names.requests]} | await self._groups(ACCELERATORS))
+        """Of dispatchers, sink, all workers and all taps whose group has a name of this prefix. Raises LogUnavailable."""
+        both = [self._names.responses, self._names.requests]
+        taps = self._names.taps_group()
+        tapped = [group for group in await self._log.groups(taps) if group == taps or group.startswith(f"{taps}.")]
+        groups = {self._names.sink_group: both} | await self._groups(ACCELERATORS) | dict.fromkeys(tapped, both)
+        found = await self._read(groups)
+        # A tap says where it reads requests from once it has taken one: before that they are not behind, but of no concern.
+        return [lag for lag in found if lag.group not in tapped or lag.committed is not None or lag.topic != self._names.requests]
 
     async def read(self, accelerators: Collection[str]) -> list[PartitionLag]:
         """Of dispatchers, and of workers of these classes. Raises LogUnavailable."""

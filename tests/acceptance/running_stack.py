@@ -25,6 +25,9 @@ class RunningStack:
     def __init__(self, folder: Path, prefix: str, environment: Mapping[str, str] | None = None) -> None:
         self.folder, self.prefix = folder, prefix
         self._environment = {**os.environ, **(environment or {})}
+        # Beside the path of whoever runs the tests, and not instead of it.
+        paths = [each["PYTHONPATH"] for each in (environment or {}, os.environ) if each.get("PYTHONPATH")]
+        self._environment |= {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
 
     def headrace(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         """Run a command of the stack's folder; its last line."""

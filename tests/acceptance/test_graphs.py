@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
@@ -20,6 +21,10 @@ import pytest
 from foreign import ForeignClient, image_tensor
 from promises import beside, check_promises, load_images
 from running_stack import EXAMPLE, RunningStack, until
+
+from broker.kafka import KafkaLog
+from deploy.tracing import Trace, trace_request
+from schemas.names import Names
 
 HERE = Path(__file__).parent
 WITHIN_S = 60.0
@@ -302,6 +307,51 @@ def test_a_graph_is_deleted_under_load_and_made_again(stack: RunningStack, clien
     until(lambda: moving_endpoint(stack)[0] in (2, 3), "it is there again, of the revision after its last")
     ask(client, "made-again", "moving", image(7))
     assert answered(client, "made-again")["made-again"]["outcome"] == "completed"
+
+
+def test_at_the_end_the_log_explains_a_request_of_each_kind(stack: RunningStack, client: ForeignClient, kafka_address: str) -> None:
+    """What this test asks for, and one request of each endpoint and end that the others have had."""
+    ask(client, "told-done", "moods", image(7), parameters={"do": "none"})
+    ask(client, "told-failed", "moods", image(7), parameters={"do": "raise"})
+    ask(client, "told-expired", "moods", image(7), parameters={"do": "hang"}, timeout_ms=400)
+    ask(client, "told-rejected", "moods", image(7), min_accuracy=1.0)
+    ask(client, "told-unknown", "nobody", image(7))
+    ask(client, "told-shadow", "fashion-shadow", image(7), timeout_ms=20_000)
+    answered(client, *(f"told-{end}" for end in ("done", "failed", "expired", "rejected", "unknown", "shadow")))
+    until(lambda: any(message.key() == b"told-shadow" for message in client.records("tap.responses")), "the shadow", within_s=WITHIN_S)
+    kinds: dict[tuple[str, ...], str] = {}
+    first = client.first_answers()
+    for request_id, (answer, _) in sorted(first.items(), key=lambda item: not item[0].startswith("told-")):
+        code = answer.get("error", {}).get("code", "")
+        kinds.setdefault((answer["endpoint"], answer["outcome"], code), request_id)
+    assert {outcome for _, outcome, _ in kinds} == {"completed", "failed", "expired", "rejected"}
+
+    async def traces() -> dict[str, Trace]:
+        log = KafkaLog(kafka_address)
+        try:
+            return {name: await trace_request(log, Names(client.prefix), name, since_ms=0) for name in kinds.values()}
+        finally:
+            await log.close()
+
+    found = asyncio.run(traces())
+    for (endpoint, outcome, code), name in kinds.items():
+        events = found[name].events
+        said = [event.what for event in events]
+        assert (found[name].outcome, said[0], said.count("answered")) == (outcome, "arrived", 1), found[name]
+        assert repr(endpoint) in events[0].detail
+        end = next(event for event in events if event.what == "answered")
+        assert code in end.detail
+        handed_out = bool(first[name][0]["attempts"])
+        assert ("sent" in said) == handed_out, found[name]
+        assert outcome != "rejected" or not handed_out
+    stages = {name: {event.stage for event in trace.events if event.what in ("sent", "stage")} for name, trace in found.items()}
+    assert stages["told-done"] == {"calm", "answer"}, "each stage has its line"
+    assert [event.what for event in found["told-rejected"].events] == ["arrived", "answered"]
+    assert "LookupError" in next(event for event in found["told-failed"].events if event.what == "stage").detail
+    (shadow,) = [event for event in found["told-shadow"].events if event.what == "shadow"]
+    assert shadow.data["path"][0]["variant"] == "fashion/wide"
+    shown = stack.headrace("trace", "told-done")
+    assert [event["what"] for event in shown["events"]] == [event.what for event in found["told-done"].events]
 
 
 def test_at_the_end_every_stage_record_has_been_read(client: ForeignClient) -> None:

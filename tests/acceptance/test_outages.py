@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,9 @@ def test_backends_that_raise_hang_die_and_dawdle(stack: RunningStack, client: Fo
     assert (answers["hangs"]["outcome"], answers["hangs"]["error"]["code"]) == ("expired", "deadline_exceeded")
     letters = {letter["key"]: letter for letter in stack.headrace("deadletter", "list", "--limit", "100")["dead_letters"]}
     assert letters["kills"]["reason"].startswith("attempts_exhausted: 3 attempts")
+    told = stack.headrace("trace", "kills")
+    what = Counter(event["what"] for event in told["events"])
+    assert (told["outcome"], what["sent"], what["departed"], what["dead letter"], what["answered"]) == ("failed", 3, 3, 1, 1), told
     ended = exits(stack)[before:]
     assert [code for _, code in ended[:3]] == [86] * 3
     # What hung one was sent to the other when its lease was over.

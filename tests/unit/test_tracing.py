@@ -63,6 +63,7 @@ async def test_every_kind_of_record_has_its_line(log):
     await put(log, NAMES.responses, b"r", answer("r", outcome="expired"), partition=1)
     await put(log, NAMES.responses, b"r", answer("r", 1), partition=1)
     await put(log, NAMES.tap_responses, b"r", answer("r", 2), [("headrace-shadow", b"true")], partition=1)
+    await put(log, NAMES.tap_responses, b"r", answer("r", 1), [("ce_id", b"r")], partition=1)
     await put(log, NAMES.dead_letters, b"r", body, [("headrace-reason", b"attempts_exhausted")])
     await put(log, NAMES.requests, b"r", body, partition=0)
     await put(log, feedback_topic(NAMES), b"r", encode_feedback(Feedback(label=3)))
