@@ -20,6 +20,7 @@ from schemas.terminal import decode_terminal
 Row = dict[str, Any]
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadRequest, TooLarge, ValueError)
 _encode = msgspec.json.Encoder().encode
+INSTANT_MS_MAX = 253_402_300_799_999
 _NO_STEP = {"stage": None, "variant": None, "accelerator": None}
 
 
@@ -41,9 +42,10 @@ def row_of(exchange: Exchange, limits: Limits) -> Row:
         **(_NO_STEP if step is None else {"stage": step.stage, "variant": step.variant, "accelerator": step.accelerator}),
         "attempts": head.attempts,
         **_stated(routing),
-        "received_at": asked.received_ms,
-        "finished_at": head.finished_ms,
-        "deadline_at": head.deadline_ms,
+        # Whatever others have written: readers' calendars end with the year 9999.
+        "received_at": _instant(asked.received_ms) or 0,
+        "finished_at": _instant(head.finished_ms) or _instant(exchange.answered_ms) or 0,
+        "deadline_at": _instant(head.deadline_ms),
         "path": head.path,
         **_request(exchange, taps, limits),
         **_response(exchange, taps),
@@ -105,3 +107,7 @@ def _tensor(name: str, values: Array, taps: TapSpec) -> tuple[str, str, tuple[in
     """The fields of a tensor in the order of the layout."""
     datatype = datatype_of(values)
     return name, datatype.name, values.shape, None if name in taps.redact else to_raw(values, datatype)
+
+
+def _instant(unix_ms: int | None) -> int | None:
+    return unix_ms if unix_ms is not None and 0 <= unix_ms <= INSTANT_MS_MAX else None

@@ -192,3 +192,7 @@ def test_the_log_tells_what_happened_to_each_request(stack: RunningStack, client
     found = stack.headrace("trace", expired)
     assert (found["outcome"], found["events"][0]["what"]) == ("expired", "arrived")
     assert any(event["what"] == "answered" and "deadline_exceeded" in event["detail"] for event in found["events"])
+    # There is no answer to judge: that is counted, and changes nothing.
+    before = stack.headrace("get", "models")["feedback"]
+    shop.tell([expired, refused])
+    until(lambda: stack.headrace("get", "models")["feedback"] == before | {"unanswered": before["unanswered"] + 2}, "both are counted")

@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from tap_process import TapProcess, running, until_rows
 from tap_rig import TapRig, headers_of, rows, tap_rig
 
 from broker.policy.tap_sampling import fraction
@@ -22,44 +18,6 @@ REQUESTS = int(os.environ.get("HEADRACE_TEST_TAP_REQUESTS", "4000"))
 KILLS = 3
 RATE = 0.25
 WRITE = 100
-
-
-class TapProcess:
-    """`headrace taps` that is killed and started again under its name, as a supervisor does."""
-
-    def __init__(self, rig: TapRig, name: str, folder: Path, *options: str) -> None:
-        self._ready = folder / f"{name}.ready"
-        self._log = folder / f"{name}.log"
-        self._argv = [sys.executable, "-m", "deploy.cli", "taps", "--name", name, "--kafka", rig.address, "--prefix", rig.names.prefix]
-        self._argv += ["--ready-file", str(self._ready), "--log-format", "json", *options]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def end(self, number: signal.Signals) -> int:
-        assert self._process is not None
-        self._process.send_signal(number)
-        return self._process.wait(timeout=30)
-
-    def kill(self) -> None:
-        assert self.end(signal.SIGKILL) == -signal.SIGKILL, self._log.read_text()
-
-    def check(self) -> None:
-        assert self._process is not None
-        assert self._process.poll() is None, self._log.read_text()
-
-
-@contextmanager
-def running(*taps: TapProcess) -> Iterator[None]:
-    try:
-        for tap in taps:
-            tap.start()
-        yield
-    finally:
-        for tap in taps:
-            tap.end(signal.SIGKILL)
 
 
 async def test_killed_taps_tap_each_sampled_request_once(kafka_address: str, prefix: str, tmp_path: Path) -> None:
@@ -100,9 +58,3 @@ async def until_something(rig: TapRig, folder: Path) -> None:
     """Both taps have stored some of it: what is killed is at work."""
     await rig.until_events(rig.names.tap_responses, 1, seconds=40)
     await until_rows(folder, 1)
-
-
-async def until_rows(folder: Path, count: int) -> None:
-    async with asyncio.timeout(40):
-        while not folder.exists() or len(rows(folder)) < count:
-            await asyncio.sleep(0.1)

@@ -114,6 +114,13 @@ def test_a_row_has_request_and_answer_decoded(content_type: str) -> None:
     assert times == [RECEIVED_MS, ANSWERED_MS - 3, RECEIVED_MS + 500]
 
 
+def test_times_that_no_calendar_has_do_not_make_a_file_unreadable() -> None:
+    found = row(exchange(reply=answer("r1", finished_ms=1 << 52, deadline_ms=1 << 52)))
+    assert (found["finished_at"].timestamp() * 1000, found["deadline_at"]) == (ANSWERED_MS, None)
+    found = row(exchange(reply=answer("r1", finished_ms=-5)))
+    assert found["finished_at"].timestamp() * 1000 == ANSWERED_MS
+
+
 def test_what_cannot_be_decoded_is_kept_as_bytes_with_the_reason() -> None:
     found = row(exchange(request=b'{"endpoint": "fashion", "inputs": [', reply=answer("r1", "rejected")))
     assert (found["request"], found["inputs"], found["min_accuracy"]) == (b'{"endpoint": "fashion", "inputs": [', None, 0.7)
