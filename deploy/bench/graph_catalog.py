@@ -19,12 +19,12 @@ ROWS_MAX = 1_000
 LINES = "lines"
 
 
-def chain(length: int) -> EndpointSpec:
+def chain(length: int, *, fuse: bool = True) -> EndpointSpec:
     """So many stages of the null task; the first has the request's image, each other what the one before it gave."""
     nodes: dict[str, Node] = {"stage-1": StageNode(task=TASK, inputs={"image": "request.image"})}
     for at in range(2, length + 1):
         nodes[f"stage-{at}"] = StageNode(task=TASK, inputs={"image": f"stage-{at - 1}.{OUTPUT}"})
-    return EndpointSpec(name=ENDPOINT, graph=GraphSpec(nodes=nodes, output=f"stage-{length}"), revision=1)
+    return EndpointSpec(name=ENDPOINT, graph=GraphSpec(nodes=nodes, output=f"stage-{length}", fuse=fuse), revision=1)
 
 
 def for_each() -> EndpointSpec:
