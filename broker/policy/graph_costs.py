@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from broker.policy.admission import Refusal, judge
 from broker.policy.entry import Entry
 from broker.policy.fan_out import FanOut
 from broker.policy.fleet import Fleet
+from broker.policy.promises import Promises, refused_by
 from broker.policy.settings import DispatcherSettings
 from graphs.commands import RunStage
 from graphs.compiled import Graph
@@ -24,10 +25,11 @@ ESTIMATES_MAX = 1_024
 class GraphCosts:
     """Reads the fleet; remembers nothing beyond one change of it."""
 
-    def __init__(self, fleet: Fleet, settings: DispatcherSettings, fan_out: FanOut) -> None:
-        self._fleet, self._settings, self._fan_out = fleet, settings, fan_out
+    def __init__(self, fleet: Fleet, settings: DispatcherSettings, fan_out: FanOut, promises: Promises) -> None:
+        self._fleet, self._settings, self._fan_out, self._promises = fleet, settings, fan_out, promises
         self._estimates: dict[tuple[int, int], Estimates] = {}
         self._reserves: dict[tuple[int, int], float] = {}
+        self._parts: dict[tuple[int, int], Mapping[str, float]] = {}
         self._version = -1
 
     def of(self, endpoint: str, graph: Graph, rows: int) -> Estimates:
@@ -35,6 +37,7 @@ class GraphCosts:
         if self._version != self._fleet.version or len(self._estimates) > ESTIMATES_MAX:
             self._estimates.clear()
             self._reserves.clear()
+            self._parts.clear()
             self._version = self._fleet.version
         key = (id(graph), rows)
         found = self._estimates.get(key)
@@ -59,6 +62,14 @@ class GraphCosts:
 
             way_ms = self._reserves[key] = way_to_the_answer_ms(graph, stage_ms)
         return 2.0 * settings.hop_ms + min(way_ms, left_ms / 2.0)
+
+    def work_of(self, entry: Entry, graph: Graph) -> dict[str, float]:
+        """By task: what of the path's work (`entry.work_ms`) is its stages', as that of their cheapest variants is to each other."""
+        estimates, key = self.of(entry.endpoint, graph, entry.rows), (id(graph), entry.rows)
+        parts = self._parts.get(key)
+        if parts is None:
+            parts = self._parts[key] = _parts(graph, estimates, self._fleet.graphs.ladder_of)
+        return {task: entry.work_ms * part for task, part in parts.items()}
 
     def _costs(self, rows: int, stage: Stage) -> Sequence[Cost]:
         name = self._fleet.graphs.ladder_of(stage)
@@ -94,12 +105,18 @@ class GraphCosts:
         if not begun or planned[0] is None:
             return None
         task = self._fleet.graphs.ladder_of(begun[0].stage)
+        pool, own_ms = self._fleet.pool(task), 0.0
+        for other, work_ms in self._promises.expected_ms(entry.endpoint, self.work_of(entry, run.graph)).items():
+            if self._fleet.pool(other) is pool:
+                own_ms += work_ms
+            elif refusal := refused_by(self._fleet.pool(other), other, entry, work_ms, self._settings, now_ms):
+                return refusal
         rung = self._fleet.ladders[task].least(planned[0].accuracy_min)
         probe = Entry(
             entry.key, entry.shard, -1, entry.received_ms, entry.endpoint, None, None, None, entry.priority, entry.tenant, entry.rows, 0, None,
-            task=task, rung=rung, deadline_ms=entry.deadline_ms, work_ms=plan.work_ms,
+            task=task, rung=rung, deadline_ms=entry.deadline_ms, work_ms=own_ms,
         )  # fmt: skip
-        return judge(probe, self._fleet.pool(task), self._settings, now_ms)
+        return judge(probe, pool, self._settings, now_ms)
 
     def _refused(self, graph: Graph, estimates: Estimates, entry: Entry, left_ms: float) -> Refusal:
         floor = entry.floor or 0.0
@@ -112,3 +129,16 @@ class GraphCosts:
             "infeasible_deadline",
             f"{left_ms:.0f} ms are left; the fastest path at or above the floor needs {offer.least_ms + estimates.hop_ms:.0f} ms with its hand-overs",
         )
+
+
+def _parts(graph: Graph, estimates: Estimates, task_of: Callable[[Stage], str]) -> Mapping[str, float]:
+    """By task, adding up to 1; alike where nothing is known to cost anything."""
+    least_ms: dict[str, float] = {}
+    for node in graph.outline.order:
+        stage = getattr(node, "stage", None)
+        if isinstance(stage, Stage):
+            task = task_of(stage)
+            needed = estimates.fan_out(node.path) if node in graph.outline.optional else 1.0
+            least_ms[task] = least_ms.get(task, 0.0) + needed * min((choice.work_ms for choice in estimates.choices(stage)), default=0.0)
+    total_ms = sum(least_ms.values())
+    return {task: each_ms / total_ms if total_ms > 0.0 else 1.0 / len(least_ms) for task, each_ms in least_ms.items()}

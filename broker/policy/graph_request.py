@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from broker.policy.entry import Entry
@@ -80,10 +82,14 @@ class GraphRequest(msgspec.Struct, eq=False):
     """Stages that wait or run, by instance."""
     held_bytes: int = 0
     """What its stages gave."""
-    task: str = ""
-    """Whose pool its promised work stands in."""
-    promised_ms: float = 0.0
-    """Work of the stages that are still to come."""
+    planned_ms: Mapping[str, float] = {}
+    """Work of the whole path, by task."""
+    promised_ms: dict[str, float] = {}
+    """What is expected of the stages that are still to come, by task."""
+    placed_ms: dict[str, float] = {}
+    """Of the stages that have come, by task."""
+    whole: bool = False
+    """All that the answer needed has come."""
     dropped: bool = False
     """No path can make it any more: nothing further is run, its deadline answers it."""
     fused: Fused | None = None

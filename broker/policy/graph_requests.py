@@ -51,10 +51,10 @@ class GraphRequests:
         self._fleet, self._settings, self._counts = fleet, settings, counts
         self._open_request, self._finished = open_request, finished
         self.fan_out = FanOut()
-        self._costs = GraphCosts(fleet, settings, self.fan_out)
-        self._fusion = Fusion(fleet, settings, self._costs)
         self._requests: dict[bytes, GraphRequest] = {}
         self._promises = Promises(fleet, self._requests)
+        self._costs = GraphCosts(fleet, settings, self.fan_out, self._promises)
+        self._fusion = Fusion(fleet, settings, self._costs)
         self.held_bytes = 0
         """What stages have given to requests that are not finished."""
         self._second_opinions = 0
@@ -101,7 +101,7 @@ class GraphRequests:
                 return refusal
         entry.state = State.RUNNING
         self._requests[entry.key] = request
-        self._promises.begin(request, first)
+        self._promises.promise(request, self._costs.work_of(entry, graph))
         self._carry_out(request, first, now_ms, commands)
         for record, value in replayed:
             entry.handed_out = True
@@ -273,6 +273,7 @@ class GraphRequests:
 
     def _finish(self, request: GraphRequest, command: Finish, now_ms: float, commands: Commands) -> None:
         entry = request.entry
+        request.whole = True
         if command.accuracy < (entry.floor or 0.0) - ROUNDING:
             # Two plans have met, one of them made before a restart.
             message = f"the stages that were computed reach an accuracy of {command.accuracy:.4f} only"
@@ -316,7 +317,7 @@ class GraphRequests:
         if final:
             self._finals[request.entry.key] = entry.key
         entry.work_ms = self._cheapest_ms(entry)
-        self._promises.change(request, -entry.work_ms)
+        self._promises.place(request, entry)
 
     def _cheapest_ms(self, entry: Entry) -> float:
         """Work of a stage at the cheapest variant that will do."""
@@ -352,7 +353,7 @@ class GraphRequests:
         if not job.command.shadow:
             entry.work_ms = self._cheapest_ms(entry)
             if not entry.attempts:
-                self._promises.change(request, -entry.work_ms)
+                self._promises.place(request, entry)
             if not job.command.stage.over:
                 pool.arrived(entry)  # the rows of a fan-out come all at once: that says nothing about what will come next
         pool.waiting.push(entry)
@@ -365,7 +366,7 @@ class GraphRequests:
         if entry.priority == SHADOW_PRIORITY:
             return
         request.dropped = True
-        self._promises.change(request, -request.promised_ms)
+        self._promises.forget(request)
         for instance, stage in list(request.stages.items()):
             if stage.state == State.WAITING:
                 self._let_go(stage)
@@ -381,7 +382,7 @@ class GraphRequests:
             self._let_go(stage)
         request.stages.clear()
         request.fused = None
-        self._promises.change(request, -request.promised_ms)
+        self._promises.forget(request)
         self.held_bytes -= request.held_bytes
         request.held_bytes = 0
         if self._requests.pop(request.entry.key, None) is request and isinstance(request.run, SecondOpinion):

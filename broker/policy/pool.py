@@ -216,14 +216,16 @@ class Pool:
         waiting = self.waiting
         waiting.compact()
         horizon_ms = settings.rate_window_ms
-        self._queued = waiting.count > 0 and waiting.work_ms + self.busy_ms > sum(self._windows_ms)
+        # What is promised to stages that are still to come waits for nobody yet, and arrives at a rate that is counted.
+        outstanding_ms = sum(self._outstanding_ms)
+        self._queued = waiting.count > 0 and waiting.work_ms + outstanding_ms > sum(self._windows_ms)
         if self._queued:
             mean_slack_ms = waiting.deadline_sum_ms / waiting.count - now_ms
             horizon_ms = min(max(settings.backlog_part * mean_slack_ms, settings.horizon_ms_min), settings.horizon_ms_max)
         demand = {group: waiting.rows.get(group, 0) + rate * horizon_ms for group, rate in self._rates.items()}
         for group, rows in waiting.rows.items():
             demand.setdefault(group, rows)
-        capacity_ms = self.share * sum(self._speeds) * horizon_ms * settings.utilisation - self.busy_ms
+        capacity_ms = self.share * sum(self._speeds) * horizon_ms * settings.utilisation - outstanding_ms
         mixes = allocate(demand, {group: self._rungs(*group) for group in demand}, capacity_ms)
         self._aims = {group: _aim(mix) for group, mix in mixes.items()}
 

@@ -9,7 +9,7 @@ import msgspec
 from scaler.optimizers.capacity import Capacity
 from scaler.optimizers.evaluation import Flows, flows_of
 from scaler.optimizers.lanes import Post, bind
-from scaler.optimizers.optimizer import FEASIBLE, INFEASIBLE, OPTIMAL, Explanation, Limits, Proposal
+from scaler.optimizers.optimizer import FEASIBLE, INFEASIBLE, OPTIMAL, WORTHWHILE, Explanation, Limits, Proposal
 from scaler.optimizers.paths import compute_ms, demand_by_floor, demand_rps, paths_of, stage_budgets
 from scaler.optimizers.snapshot import READY, EndpointDemand, Snapshot
 
@@ -32,6 +32,7 @@ class Draft(msgspec.Struct, kw_only=True):
     """None: as the best flows over the bindings have it."""
     budgets: Mapping[str, Mapping[str, float]] | None = None
     """None: the time-out, divided in proportion to the fastest variants."""
+    adopted: str = WORTHWHILE
 
 
 def assemble(draft: Draft, snapshot: Snapshot, capacity: Capacity, limits: Limits) -> Proposal:
@@ -49,6 +50,7 @@ def assemble(draft: Draft, snapshot: Snapshot, capacity: Capacity, limits: Limit
         bindings=bindings,
         shares=shares,
         budgets=budgets,
+        adopted=draft.adopted,
         explanation=Explanation(
             status=INFEASIBLE if short and draft.status in (OPTIMAL, FEASIBLE) else draft.status,
             objective=objective,

@@ -9,7 +9,7 @@ from scaler.optimizers.capacity import Capacity, Operation
 from scaler.optimizers.flow_program import Answer, Family, FlowProgram
 from scaler.optimizers.greedy import greedy_posts
 from scaler.optimizers.loki_routing import most_accurate_first
-from scaler.optimizers.optimizer import FALLBACK, FEASIBLE, Limits, Proposal
+from scaler.optimizers.optimizer import ALWAYS, FALLBACK, FEASIBLE, Limits, Proposal
 from scaler.optimizers.paths import compute_ms, demand_rps, main_floor, parents, paths_of, stage_budgets
 from scaler.optimizers.snapshot import EndpointDemand, Snapshot
 from scaler.optimizers.solver import SolverTime
@@ -21,7 +21,7 @@ EXACT_MAX = 1_200
 WORTH = 1.02
 """A larger batch is looked at only where it raises the rate by this much."""
 ROOM = 1.25
-"""As `headroom` of the control loop."""
+"""As `headroom` of the control loop, by which others' plans are compared."""
 
 
 class Loki:
@@ -38,8 +38,9 @@ class Loki:
     - *Floors*: the paper knows none. Paths below the floor that most requests of an endpoint ask for are left out (unless all are); no other
       floor is looked at.
     - *Room*: both steps are solved for 1.25 times the demand (`room`), of which the paper says nothing. A plan for just what is forecast has no
-      room for a forecast that was too low; and plans come into force by how they would serve 1.25 times the forecast (`headroom` of the control
-      loop), so that the first step's, on as few workers as possible, never did: what happened to be bound at the start stayed.
+      room for a forecast that was too low, nor for requests that come in bursts.
+    - *What loads cost* the paper does not weigh: each plan comes into force, whatever the control loop thinks of it (`Proposal.adopted`). By the
+      control loop's own yardstick, which divides a path's time in proportion to the fastest variants, what was bound before looked as good.
     - *Without demand* (no request was seen yet) greedy decides, so that the first to come find something ready.
     - *Beyond the least accurate*: where not even the demand without its room fits, everybody's is cut by the same factor; where that leaves
       nearly nothing, as much as possible is served.
@@ -84,6 +85,7 @@ class Loki:
             gap=answer.gap,
             shares=most_accurate_first(snapshot, capacity, rates),
             budgets=_budgets(snapshot, capacity, answer),
+            adopted=ALWAYS,
         )
         return assemble(draft, snapshot, capacity, limits)
 

@@ -12,6 +12,7 @@ from schemas.plan import Binding
 from schemas.plan_journal import Explanation
 
 ENTRY_POINTS = "headrace.optimizers"
+WORTHWHILE, WITHOUT_LOADS, ALWAYS = "worthwhile", "without loads", "always"
 OPTIMAL, FEASIBLE, FALLBACK, INFEASIBLE = "optimal", "feasible", "fallback", "infeasible"
 
 
@@ -43,6 +44,9 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     """By task: the part of its requests that each variant key should answer; a task that is missing leaves it to the dispatcher."""
     budgets: dict[str, dict[str, float]] = {}
     """By endpoint: milliseconds for each stage."""
+    adopted: str = WORTHWHILE
+    """When it comes into force in place of a plan that is as good: where the control loop finds that it gains more than its loads cost; or also where
+    nothing has to be loaded for it; or always, as the optimizer's source weighs no loads."""
     memory: dict[str, float] = {}
     """What the optimizer wants to find in `Snapshot.memory` the next time (a count of calm decisions, say)."""
     explanation: Explanation

@@ -102,7 +102,10 @@ def stage_budgets(endpoint: EndpointDemand, capacity: Capacity, time_ms: float) 
 
 
 def path_accuracy(endpoint: EndpointDemand, variants: Mapping[str, str], capacity: Capacity) -> float:
-    """The least of the measured combinations that these variants contain; where none is measured, the product."""
+    """The least of the measured combinations that these variants contain; where none is measured, the product.
+
+    Of the branches of a switch the mean counts, by the rows that take each: a row is answered by one of them.
+    """
     fitting = [
         path.accuracy
         for path in endpoint.measured
@@ -111,8 +114,16 @@ def path_accuracy(endpoint: EndpointDemand, variants: Mapping[str, str], capacit
     if fitting:
         return min(fitting)
     accuracy = 1.0
-    for key in variants.values():
-        accuracy *= capacity.variants[key].accuracy
+    switches: dict[str, list[tuple[float, float]]] = {}
+    rows = multiplicity(endpoint, variants) if any(stage.switch for stage in endpoint.stages) else {}
+    for stage in endpoint.stages:
+        own = capacity.variants[variants[stage.name]].accuracy
+        if stage.switch:
+            switches.setdefault(stage.switch, []).append((max(rows[stage.name], ROUNDING), own))
+        else:
+            accuracy *= own
+    for ends in switches.values():
+        accuracy *= sum(weight * own for weight, own in ends) / sum(weight for weight, _ in ends)
     return accuracy
 
 

@@ -36,6 +36,8 @@ class StageDemand(msgspec.Struct, frozen=True, kw_only=True):
     there (a better detector finds more), `*` for all others; at the root by `*`: rows of a request. Missing: 1."""
     rows_upper: dict[str, float] = {}
     """The same, as an upper quantile."""
+    switch: str = ""
+    """Of stages that end the branches of one switch, its name: each row is answered by one of them."""
 
     def rows_after(self, variant: str) -> float:
         """Mean rows here for each row that `variant` answered in the stage before."""

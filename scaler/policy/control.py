@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from scaler.optimizers.checking import faults_of
-from scaler.optimizers.optimizer import Explanation, Proposal
+from scaler.optimizers.optimizer import ALWAYS, WITHOUT_LOADS, Explanation, Proposal
 from scaler.optimizers.snapshot import READY, EndpointDemand, FloorDemand, Snapshot, Variant
 from scaler.policy.control_scouting import scouted
 from scaler.policy.control_settings import ControlSettings, MakeForecaster, TypeOf, worker_type
@@ -210,7 +210,7 @@ class ControlPolicy:
         wanted = scouted(proposal.bindings, sorted(self._unmeasured), snapshot, self.settings.scouts_max)
         rebound = rebind(wanted, snapshot)
         present = self._target or msgspec.structs.replace(self.plan, bindings=tuple(self._bindings.values()))
-        taken, reason, as_good = self._judge(rebound, present, snapshot)
+        taken, reason, as_good = self._judge(rebound, present, snapshot, proposal.adopted)
         if obliged and not taken and set(rebound.bindings) != set(_of_ready(present.bindings, snapshot)):
             taken, reason = True, obliged
         if not taken:
@@ -297,7 +297,7 @@ class ControlPolicy:
         # A mean that still learns lags behind a rate that has risen: what is asked now is the least that may be expected.
         return min(max(expected, asked.rate_rps), self.settings.rate_rps_max)
 
-    def _judge(self, rebound: Rebound, present: Plan, snapshot: Snapshot) -> Verdict:
+    def _judge(self, rebound: Rebound, present: Plan, snapshot: Snapshot, adopted: str) -> Verdict:
         """The hysteresis, and what it does not hold for."""
         if not present.bindings:
             return Verdict(taken=True, reason="the first plan")
@@ -313,6 +313,8 @@ class ControlPolicy:
         now = _of_ready(present.bindings, snapshot)
         if set(rebound.bindings) == set(now):
             return Verdict(taken=False, reason="the bindings are the same", alike=True)
+        if adopted == ALWAYS or (adopted == WITHOUT_LOADS and not rebound.loads):
+            return Verdict(taken=True, reason="its optimizer weighs loads itself" if rebound.loads else "it loads nothing")
         found = worth(rebound, now, snapshot, self.settings)
         if found.enough(self.settings):
             return Verdict(taken=True, reason=found.text)

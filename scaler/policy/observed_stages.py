@@ -8,8 +8,8 @@ import msgspec
 
 from graphs.compiled import Graph, compile_graph
 from graphs.errors import GraphInvalid
-from graphs.node import EnsembleNode, ForEachNode, Node, StageNode
-from graphs.outline import Outline
+from graphs.node import EnsembleNode, ForEachNode, Node, StageNode, SwitchNode
+from graphs.outline import Outline, branches
 from graphs.stage import Stage
 from scaler.optimizers.snapshot import ANY_VARIANT, MeasuredPath, StageDemand
 from schemas.catalog import Catalog, EndpointSpec, variant_key
@@ -28,6 +28,8 @@ class Place(msgspec.Struct, frozen=True):
     after: str | None
     fans: tuple[str, ...]
     """Paths of the for_eaches that it is in and the stage before is not."""
+    switch: str = ""
+    """In a for_each: the switch that takes this stage or another one."""
 
 
 class Flow(msgspec.Struct):
@@ -72,6 +74,7 @@ class StageTree(msgspec.Struct, frozen=True):
             after=place.after,
             rows=rows,
             rows_upper={key: value * factor for key, value in rows.items()},
+            switch=place.switch,
         )
 
 
@@ -92,13 +95,28 @@ def _places(graph: Graph) -> tuple[Place, ...]:
     found: list[Place] = []
     for node in sorted(outline.order, key=lambda node: len(outline.gates[node])):
         _depth(node, outline, depth)
+    taken_by = _branch_ends(outline)
     staged = [(node, stage) for node in outline.order if (stage := _stage_of(node)) is not None]
     for node, stage in sorted(staged, key=lambda each: (depth[each[0]], each[1].path)):
         before = max(_before(node, outline), key=lambda other: (depth[other], other.path), default=None)
         outside = set(_over(before)) if before is not None else set[str]()
         fans = tuple(path for path in stage.over if path not in outside)
-        found.append(Place(stage.path, stage.task, before.path if before is not None else None, fans))
+        found.append(Place(stage.path, stage.task, before.path if before is not None else None, fans, taken_by.get(node, "")))
     return tuple(found)
+
+
+def _branch_ends(outline: Outline) -> dict[Node, str]:
+    """By stage: the switch that takes it or another one, row by row of a for_each, whose answer is as accurate as its rows are on average.
+
+    Where one end waits for another, as in a cascade, how many rows end where does not follow from how many reach each.
+    """
+    found: dict[Node, str] = {}
+    for node in outline.order:
+        if isinstance(node, SwitchNode) and outline.owner[node] is not None:
+            ends = {end for link in branches(node) for end in _answering(link.node, outline)}
+            if not any(_before(end, outline) & ends for end in ends):
+                found |= dict.fromkeys(ends, node.path)
+    return found
 
 
 def _stage_of(node: Node) -> Stage | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from broker.policy.entry import Send
 from broker.policy.graph_request import StageJob
 from broker.policy.work_orders import SINGLE_STAGE, next_stages, order_of
+from graphs.second_opinion import SecondOpinion
 from schemas.stage import TensorHead
 from schemas.work import StagePart, order_name
 from workers.policy.batcher import QueuedOrder
@@ -32,6 +33,8 @@ def _part(send: Send, job: StageJob) -> StagePart:
     """The endpoint stands for the name of the topic."""
     request, command, stage = job.request, job.command, job.command.stage
     final, fused = command.final, request.fused
+    # A second opinion says nothing of the answer: none of its stages is the last one.
+    run = None if isinstance(request.run, SecondOpinion) else request.run
     return StagePart(
         instance=command.instance,
         revision=request.revision,
@@ -40,8 +43,8 @@ def _part(send: Send, job: StageJob) -> StagePart:
         tensors=tuple([TensorHead(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor in command.tensors.items()]),
         outputs=None if final else stage.outputs,
         answers=stage.answers if final else {},
-        path=tuple(request.run.path()) if final or fused is not None else (),
-        path_accuracy=request.run.path_accuracy(command.instance, send.accuracy, send.variant) if final else None,
+        path=tuple(run.path()) if run is not None and (final or fused is not None) else (),
+        path_accuracy=run.path_accuracy(command.instance, send.accuracy, send.variant) if run is not None and final else None,
         parameters=stage.parameters,
         ready_ms=int(job.ready_ms),
         then=() if fused is None else next_stages(fused, lambda _, stage: stage),

@@ -6,13 +6,15 @@ import msgspec
 import pytest
 from simulator_stage import SIZES
 
-from scaler.optimizers.snapshot import Cost, Variant
+from scaler.optimizers.optimizer import FEASIBLE, Explanation, Limits, Proposal
+from scaler.optimizers.snapshot import Cost, Snapshot, Variant
 from scaler.simulator.checking.checkers import Checkers
 from scaler.simulator.errors import InvalidScenario
 from scaler.simulator.run import simulate
-from scaler.simulator.scenario import Arrivals, Choice, Fault, Hop, Load, Scenario, WorkerGroup
+from scaler.simulator.scenario import Arrivals, Choice, Control, Fault, Hop, Load, Scenario, WorkerGroup
 from schemas.catalog import Catalog, Defaults, EndpointSpec, TaskSpec, TensorSpec, VariantSpec, variant_key
 from schemas.graph import Case, ForEachNode, GraphSpec, StageNode, SwitchNode
+from schemas.plan import Binding
 from schemas.profile import Latency
 
 BOXES, FACE = TensorSpec("boxes", "FP32", (-1, 1)), TensorSpec("face", "FP32", (-1, 1))
@@ -150,3 +152,27 @@ def test_a_load_that_names_what_the_graph_has_not_is_said(load: dict[str, object
 def test_a_branch_that_a_switch_has_not_is_said() -> None:
     with pytest.raises(InvalidScenario, match="has the branches quick, again"):
         simulate(scenario(CASCADE, branches={"sure": {"slow": 1.0}}), 1)
+
+
+class Apart:
+    """An optimizer that gives each task workers of its own: one for the detector, all others for what follows on it."""
+
+    name = "apart"
+    source = "Headrace"
+
+    def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
+        tasks = {task: tuple(sorted(variant.key for variant in snapshot.variants if variant.task == task)) for task in TASKS}
+        bindings = tuple(
+            Binding(worker=worker.name, accelerator="cpu", lane=lane, variants=tasks["detect" if lane == 0 else "name"])
+            for lane, worker in enumerate(snapshot.workers)
+        )
+        return Proposal(bindings=bindings, explanation=Explanation(status=FEASIBLE))
+
+
+def test_the_work_of_later_stages_is_promised_where_it_will_be_done() -> None:
+    """The detector's one worker has room to spare: what its requests need later is nothing that stands in its way."""
+    wide = scenario(PIPELINE, rate_rps=120.0, fan_out={"people": {"*": 20.0}}, timeouts_ms=(Choice(140.0),), floors=(Choice(0.6),))
+    wide = msgspec.structs.replace(wide, workers=(WorkerGroup(type="cpu", count=6),), control=Control(optimizer=Apart.name))
+    total = simulate(wide, 1, Apart()).total
+    assert total.attainment > 0.995
+    assert total.rejected == 0

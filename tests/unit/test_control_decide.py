@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from control_stage import ControlStage, hosted, proposing
 
-from scaler.optimizers.optimizer import FEASIBLE, Explanation, Proposal
+from scaler.optimizers.optimizer import ALWAYS, FEASIBLE, WITHOUT_LOADS, Explanation, Proposal
 from scaler.policy.control import INVALID, KEPT, PUBLISHED, STEP
 from schemas.plan import Binding, Plan
 
@@ -230,3 +230,21 @@ def test_what_an_optimizer_wants_to_remember_comes_back_in_the_next_snapshot() -
     proposal = msgspec.structs.replace(proposing(snapshot, {"w0": BOTH, "w1": BOTH}), memory={"calm": 3.0})
     assert stage.policy.decide(proposal, snapshot, stage.now_ms) is None
     assert stage.policy.snapshot(stage.now_ms).memory == {"calm": 3.0}
+
+
+def test_a_plan_whose_optimizer_weighs_loads_itself_is_not_weighed() -> None:
+    stage = settled()
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    narrow = proposing(snapshot, {"w0": ("t/large",), "w1": BOTH})
+    assert stage.policy.decide(narrow, snapshot, stage.now_ms) is None
+    plan = stage.policy.decide(msgspec.structs.replace(narrow, adopted=WITHOUT_LOADS), snapshot, stage.now_ms)
+    assert plan is not None
+    assert "it loads nothing" in plan.reason
+    stage.run(2)
+    again = stage.policy.snapshot(stage.now_ms)
+    wide = proposing(again, {"w0": BOTH, "w1": BOTH})
+    assert stage.policy.decide(msgspec.structs.replace(wide, adopted=WITHOUT_LOADS), again, stage.now_ms) is None
+    plan = stage.policy.decide(msgspec.structs.replace(wide, adopted=ALWAYS), again, stage.now_ms)
+    assert plan is not None
+    assert "weighs loads itself" in plan.reason
+    assert stage.policy.history[-1].loads == 1

@@ -199,6 +199,19 @@ def test_a_switchs_branch_waits_for_what_its_condition_looks_at() -> None:
     assert tree_of(graph) == [("quick", None, ()), ("slow", "quick", ())]
 
 
+def test_branches_of_a_switch_in_a_for_each_say_so_and_those_of_a_cascade_do_not() -> None:
+    rows = {"a": find(task="read", image="row.image"), "b": find(task="check", image="row.image")}
+    kind = SwitchNode(cases=(Case("row.score >= 0.5", "a"),), otherwise="b")
+    sure = SwitchNode(cases=(Case("max(a.probs) >= 0.5", "a"),), otherwise="b")
+    for switch, named in ((kind, "lines/kind"), (sure, "")):
+        lines = ForEachNode(over={"image": "find.image", "score": "find.probs"}, nodes={**rows, "kind": switch}, output="kind")
+        found = graph_catalog(GraphSpec(nodes={"find": find(), "lines": lines}, output="lines"))
+        tree = stage_tree(found.endpoints["pages"], found)
+        assert not tree.problem
+        assert {place.name: place.switch for place in tree.places} == {"find": "", "lines/a": named, "lines/b": named}
+        assert [stage.switch for stage in tree.demand({}, {}, 1.0)] == ["", named, named]
+
+
 def test_splitters_shadows_and_ensembles_have_their_place() -> None:
     graph = GraphSpec(
         nodes={

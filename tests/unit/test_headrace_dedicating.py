@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from test_headrace_optimizer import LADDER, demand, limits, propose, snapshot, variant, workers
 
 from scaler.optimizers.headrace import HeadraceOptimizer
-from scaler.optimizers.optimizer import Proposal
+from scaler.optimizers.optimizer import WITHOUT_LOADS, Proposal
 from scaler.optimizers.registry import create_optimizer
 from scaler.optimizers.snapshot import EndpointDemand, StageDemand
 from schemas.errors import ConfigurationError
@@ -50,6 +50,14 @@ def test_stages_of_a_graph_are_hosted_side_by_side_and_get_shares() -> None:
     assert all(each == {"look", "read"} for each in tasks_of(plan))
     assert plan.shares.keys() == {"look", "read"}
     assert all(sum(parts.values()) == pytest.approx(1.0) for parts in plan.shares.values())
+
+
+def test_stages_of_a_graph_have_workers_of_their_own_where_each_gets_enough_of_them() -> None:
+    plan = propose(snapshot((graph(100.0),), workers(12), LADDER + READ))
+    tasks = tasks_of(plan)
+    assert all(len(each) == 1 for each in tasks)
+    assert min(tasks.count({"look"}), tasks.count({"read"})) >= 3
+    assert plan.adopted == WITHOUT_LOADS
 
 
 def test_who_serves_a_task_already_loads_nothing_spare() -> None:

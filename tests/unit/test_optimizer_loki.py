@@ -11,7 +11,7 @@ from scaler.optimizers.capacity import Capacity
 from scaler.optimizers.checking import faults_of
 from scaler.optimizers.loki import Loki, chains_of
 from scaler.optimizers.loki_routing import most_accurate_first
-from scaler.optimizers.optimizer import FALLBACK, FEASIBLE, INFEASIBLE, OPTIMAL, Limits
+from scaler.optimizers.optimizer import ALWAYS, FALLBACK, FEASIBLE, INFEASIBLE, OPTIMAL, Limits
 from scaler.optimizers.snapshot import Cost, StageDemand, Variant
 from schemas.profile import Latency
 
@@ -38,6 +38,7 @@ def test_below_the_capacity_of_the_most_accurate_it_uses_as_few_servers_as_possi
     proposal = Loki(room=1.0).propose(pipeline(40.0), ample())
     assert hosted(proposal) == {("d/x",): 2, ("c/b5",): 4}
     assert proposal.explanation.status == OPTIMAL
+    assert proposal.adopted == ALWAYS
     assert proposal.shares == {"d": {"d/x": 1.0}, "c": {"c/b5": 1.0}}
     assert proposal.explanation.accuracy["traffic"] == pytest.approx(0.689 * 0.834)
 

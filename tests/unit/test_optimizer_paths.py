@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from optimizer_stage import endpoint, snapshot, variant, workers
 
 from scaler.optimizers.capacity import Capacity
@@ -105,3 +106,14 @@ def test_too_many_paths_are_thinned_over_the_whole_range_of_accuracy():
 def test_the_rows_of_a_task_add_up_over_its_stages():
     assert demand_of_task(endpoint("e", *TREE), 10.0) == {"d": 20.0, "c": 20.0, "f": 10.0}
     assert demand_of_task(endpoint("e", "d", "d"), 10.0) == {"d": 20.0}
+
+
+def test_of_the_branches_of_a_switch_the_mean_counts_by_the_rows_that_take_each(capacity):
+    """Three of four rows are cars."""
+    detect, car, face = TREE
+    taken = (detect, replace(car, switch="kind", rows={"*": 3.0}), replace(face, switch="kind", rows={"*": 1.0}))
+    best = paths_of(endpoint("e", *taken), capacity)[0]
+    assert best.accuracy == pytest.approx(0.9 * (3.0 * 0.8 + 0.5) / 4.0)
+    assert paths_of(endpoint("e", *TREE), capacity)[0].accuracy == pytest.approx(0.9 * 0.8 * 0.5)
+    nobody = (detect, replace(car, switch="kind", rows={"*": 0.0}), replace(face, switch="kind", rows={"*": 0.0}))
+    assert paths_of(endpoint("e", *nobody), capacity)[0].accuracy == pytest.approx(0.9 * 0.65)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import ceil
 
 from scaler.optimizers.capacity import Capacity, Crew
@@ -39,6 +39,16 @@ def dedicated(routes: Routes, capacity: Capacity, reserve: Reserve, groups: Mapp
             seats.append(alike[place])
         crews.append(tuple(seats))
     return Hosting(tuple(crews))
+
+
+def workers_of_fewest(hosting: Hosting, capacity: Capacity, tasks: Collection[str]) -> int:
+    """How many workers host the task that fewest do."""
+    counts = dict.fromkeys(tasks, 0)
+    for seats in hosting.crews:
+        for hosted in seats:
+            for task in {capacity.variants[key].task for key in hosted} & counts.keys():
+                counts[task] += 1
+    return min(counts.values(), default=0)
 
 
 def _by_group(times: Mapping[str, float], groups: Mapping[str, str], capacity: Capacity) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import inf, isfinite
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from scaler.optimizers.capacity import Capacity
 from scaler.optimizers.headrace.allocation import Allocation, Model, Team
 from scaler.optimizers.headrace.binding import bindings_of, budgets_of, shares_of
-from scaler.optimizers.headrace.dedicating import dedicated
+from scaler.optimizers.headrace.dedicating import dedicated, workers_of_fewest
 from scaler.optimizers.headrace.explaining import explain, idle
 from scaler.optimizers.headrace.hosting import (
     Candidate,
@@ -30,7 +31,7 @@ from scaler.optimizers.headrace.hosting import (
 from scaler.optimizers.headrace.routes import Routes, routes_of, surge_of
 from scaler.optimizers.headrace.settings import HeadraceSettings
 from scaler.optimizers.headrace.sharing import sharing_of
-from scaler.optimizers.optimizer import Limits, Proposal
+from scaler.optimizers.optimizer import WITHOUT_LOADS, Limits, Proposal
 from scaler.optimizers.snapshot import Snapshot
 
 RELAXED_PART, EXACT_PART, JUDGED_PART = 0.5, 0.6, 0.6
@@ -82,6 +83,7 @@ class HeadraceOptimizer:
             bindings=bindings_of(snapshot, routes, capacity, search.filled(best)),
             shares=shares_of(snapshot, routes, capacity, best.allocation),
             budgets=budgets_of(snapshot, routes, best.allocation),
+            adopted=WITHOUT_LOADS,
             explanation=explain(snapshot, routes, capacity, best, bound),
         )
 
@@ -153,11 +155,22 @@ class _Search:
             solved = model.solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
             surge = solved.busy if solved is not None else wanted
         reserve = Reserve(wanted, surge, self._horizon_ms, self._settings.spare_variants_max)
-        alone = dedicated(self._routes, self._capacity, reserve, sharing_of(self._snapshot, self._routes, self._capacity, reserve))
-        judged = self._model(alone.teams(self._routes)).solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
-        if judged is not None and self._as_good(judged, best.allocation):
-            return alone
+        for apart in self._apart(reserve):
+            judged = self._model(apart.teams(self._routes)).solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
+            if judged is not None and self._as_good(judged, best.allocation):
+                return apart
         return filled(self._routes, self._capacity, best.hosting, reserve)
+
+    def _apart(self, reserve: Reserve) -> Iterator[Hosting]:
+        """Ways to give tasks workers of their own, the most apart first."""
+        together = sharing_of(self._snapshot, self._routes, self._capacity, reserve)
+        asked = [self._routes.routes[number] for each in self._routes.classes if not each.idle for number in each.routes]
+        if any(len(route.variants) > 1 for route in asked):
+            alone = dedicated(self._routes, self._capacity, reserve, {task: task for task in together})
+            tasks = {self._capacity.variants[key].task for route in asked for key in route.variants.values()}
+            if workers_of_fewest(alone, self._capacity, tasks) >= self._settings.alone_workers_min:
+                yield alone
+        yield dedicated(self._routes, self._capacity, reserve, together)
 
     def _as_good(self, judged: Allocation, best: Allocation) -> bool:
         """Nearly, and for everybody: an endpoint that few ask for must not be what is lost."""

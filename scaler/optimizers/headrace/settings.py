@@ -56,6 +56,9 @@ class HeadraceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Idle time and memory are made ready for this multiple of the forecast; 0: they stay idle."""
     spare_variants_max: int = 32
     """A worker hosts further variants, for loads that nobody forecast, where its memory allows: up to so many in all."""
+    alone_workers_min: int = 3
+    """Each task of a pipeline gets workers of its own, which fill larger batches, where that leaves it no fewer: few workers are better shared,
+    for what comes in bursts."""
     apart: float = 0.03
     """Workers serve one group of tasks each where the program loses no more than this part by it: it does not see that requests wait for a worker
     that somebody else's batch keeps busy, and dispatchers reckon with all workers that share tasks, directly or through others, as one."""
