@@ -116,7 +116,7 @@ class Checkers:
         if book.plan is not None and plan.epoch <= book.plan.epoch:
             book.violated("epoch", at_ms, f"a plan of epoch {plan.epoch} was published after one of {book.plan.epoch}")
         book.plan, book.planned_ms = plan, at_ms
-        self._hosting.planned(plan)
+        self._hosting.planned(at_ms, plan)
 
     def worker(self, at_ms: float, name: str, incarnation: int, alive: bool) -> None:  # noqa: FBT001 - as in Watcher
         self._hosting.worker(at_ms, name, incarnation, alive=alive)

@@ -10,6 +10,9 @@ from scaler.simulator.checking.bounds import Bounds
 from schemas.catalog import Catalog
 from schemas.plan import Plan
 
+DRAINED_MS = 3_000.0
+"""A variant that leaves is gone after so long: dispatchers have heard of the plan, and what waited for it is done."""
+
 
 class HostingChecks:
     """Follows what each worker hosts, and what plans said of it."""
@@ -18,8 +21,8 @@ class HostingChecks:
         """`memory_bytes_max` by worker; absent or 0: no limit."""
         self._book, self._bounds, self._memory_bytes_max = book, bounds, memory_bytes_max
         self._batches = {key: variant.batch_size_max for key, variant in catalog.variants().items()}
-        self._limits: dict[str, tuple[int, int]] = {}
-        """Batch limits of each worker in the last two plans that named it."""
+        self._limits: dict[str, list[tuple[float, int]]] = {}
+        """By worker: when plans that named it were published, and their batch limits, as far back as may still count."""
 
     def worker(self, at_ms: float, name: str, incarnation: int, *, alive: bool) -> None:
         """A worker started or died."""
@@ -45,11 +48,13 @@ class HostingChecks:
         if needed > memory_bytes:
             self._book.violated("memory", at_ms, f"{life.name} says {memory_bytes} bytes, its ready variants have {needed}")
 
-    def planned(self, plan: Plan) -> None:
-        """A plan was published."""
+    def planned(self, at_ms: float, plan: Plan) -> None:
+        """A plan was published; what a worker does not host any more drains under the limits of the plan before, whatever plans come meanwhile."""
         for binding in plan.bindings:
-            latest, _ = self._limits.get(binding.worker, (binding.batch_size_max, 0))
-            self._limits[binding.worker] = binding.batch_size_max, latest
+            limits = self._limits.setdefault(binding.worker, [])
+            limits.append((at_ms, binding.batch_size_max))
+            while len(limits) > 2 and limits[1][0] < at_ms - DRAINED_MS:
+                del limits[0]
 
     def sent(self, at_ms: float, sends: Sequence[Send]) -> None:
         """Orders go to workers that were ready for them at some time of that life: news of the contrary may be on its way."""
@@ -77,6 +82,7 @@ class HostingChecks:
         life.computing_ms = at_ms
         if variant not in life.ready_ms:
             self._book.violated("hosting", at_ms, f"{life.name} computes {len(orders)} orders in {variant}, which is not ready there")
-        limit = min(max(self._limits.get(life.name, (rows,))), self._batches.get(variant, rows))
+        limits = [limit for _, limit in self._limits.get(life.name, ())]
+        limit = min(max(limits, default=rows), self._batches.get(variant, rows))
         if rows > limit and len(orders) > 1:
             self._book.violated("batch", at_ms, f"{life.name} computes {rows} rows together, its limit is {limit}")
