@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from test_headrace_optimizer import LADDER, demand, limits, propose, snapshot, variant, workers
 
 from scaler.optimizers.headrace import HeadraceOptimizer
-from scaler.optimizers.optimizer import WITHOUT_LOADS, Proposal
+from scaler.optimizers.headrace.allocation import Model
+from scaler.optimizers.optimizer import WITHOUT_LOADS, Limits, Proposal
 from scaler.optimizers.registry import create_optimizer
 from scaler.optimizers.snapshot import EndpointDemand, StageDemand
 from schemas.errors import ConfigurationError
@@ -70,3 +71,21 @@ def test_settings_are_options_by_name() -> None:
     assert create_optimizer("headrace", {"surge": 0.0, "spare_variants_max": 2.0}).name == "headrace"
     with pytest.raises(ConfigurationError, match="no setting surges"):
         create_optimizer("headrace", {"surges": 1.0})
+
+
+@pytest.mark.parametrize("time_s", [0.05, 0.1, 0.2])
+def test_no_program_is_begun_that_would_end_too_late(time_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making a program takes time, too, which no solver's limit bounds: here 40 ms, and nothing else takes any."""
+    now_s = 0.0
+
+    class Slow(Model):
+        def __init__(self, *arguments: object) -> None:
+            nonlocal now_s
+            now_s += 0.04
+            super().__init__(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("scaler.optimizers.headrace.optimizer.Model", Slow)
+    limits = Limits(time_s=time_s, seed=1, clock_s=lambda: now_s)
+    plan = HeadraceOptimizer().propose(snapshot((graph(100.0),), workers(12), LADDER + READ), limits)
+    assert now_s <= time_s
+    assert plan.bindings

@@ -38,6 +38,8 @@ RELAXED_PART, EXACT_PART, JUDGED_PART = 0.5, 0.6, 0.6
 """Parts of the time left that each step may take."""
 BETTER = 1e-9
 FULL = 0.98
+PROGRAMS_LEFT = 1.5
+"""No program is begun with less time left than this multiple of what one has taken: the rest is for putting the plan together."""
 LOST_AGAIN = 1.0
 """What one packing lost is taken off the crew's time before the next, times this."""
 
@@ -98,12 +100,14 @@ class _Search:
         self._best: Candidate | None = None
         self._present = present(routes, capacity)
         self._packed: tuple[Hosting, Reserve] | None = None
+        self._program_s = 0.0
+        """The longest that making and solving a program has taken."""
 
     def run(self) -> tuple[Candidate | None, float]:
         """The best candidate, None where the time was too short to judge any; and an upper bound of all objectives."""
         bound = self._round()
         if choices(self._routes) <= self._settings.exact_binaries_max and self._gap(bound) > self._settings.gap:
-            exact = self._model(single_teams(self._routes)).solve(time_s=self._limits.left_s * EXACT_PART, seed=self._limits.seed)
+            exact = self._solved(self._routes, single_teams(self._routes), EXACT_PART)
             if exact is not None:
                 bound = min(bound, exact.objective * (1.0 + (exact.gap or 0.0)))
                 self._judge(decided(self._routes, self._capacity, exact))
@@ -120,7 +124,7 @@ class _Search:
         bound, like = inf, None
         lost = [0.0] * len(self._routes.crews)
         for _ in range(1 + self._settings.repairs):
-            relaxed = self._model(free_teams(self._routes, lost)).solve(time_s=self._limits.left_s * RELAXED_PART, seed=self._limits.seed)
+            relaxed = self._solved(self._routes, free_teams(self._routes, lost), RELAXED_PART)
             if like is None and relaxed is not None and relaxed.proven:
                 bound = relaxed.objective
             if relaxed is not None and not relaxed.proven:
@@ -151,12 +155,11 @@ class _Search:
         surge = wanted
         if any(sum(times.values()) < FULL * crew.size for times, crew in zip(wanted, self._routes.crews, strict=True)):
             routes = surge_of(self._routes, self._settings)
-            model = Model(routes, free_teams(routes, [0.0] * len(routes.crews)), self._capacity, self._settings, self._horizon_ms)
-            solved = model.solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
+            solved = self._solved(routes, free_teams(routes, [0.0] * len(routes.crews)), JUDGED_PART)
             surge = solved.busy if solved is not None else wanted
         reserve = Reserve(wanted, surge, self._horizon_ms, self._settings.spare_variants_max)
         for apart in self._apart(reserve):
-            judged = self._model(apart.teams(self._routes)).solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
+            judged = self._solved(self._routes, apart.teams(self._routes), JUDGED_PART)
             if judged is not None and self._as_good(judged, best.allocation):
                 return apart
         return filled(self._routes, self._capacity, best.hosting, reserve)
@@ -178,8 +181,14 @@ class _Search:
         everybody = all(judged.served(at) >= best.served(at) - apart for at in range(len(self._routes.classes)))
         return everybody and judged.objective >= best.objective - apart * abs(best.objective)
 
-    def _model(self, teams: list[Team]) -> Model:
-        return Model(self._routes, teams, self._capacity, self._settings, self._horizon_ms)
+    def _solved(self, routes: Routes, teams: list[Team], part: float) -> Allocation | None:
+        """In this part of the time that is left; None where it is too short, judging by the programs before: making one takes time, too."""
+        began_s = self._limits.left_s
+        if began_s < PROGRAMS_LEFT * self._program_s:
+            return None
+        allocation = Model(routes, teams, self._capacity, self._settings, self._horizon_ms).solve(time_s=began_s * part, seed=self._limits.seed)
+        self._program_s = max(self._program_s, began_s - self._limits.left_s)
+        return allocation
 
     def _gap(self, bound: float) -> float:
         if self._best is None or bound == inf:
@@ -188,7 +197,7 @@ class _Search:
 
     def _judge(self, hosting: Hosting) -> None:
         """Keep the hosting where it is the best so far."""
-        allocation = self._model(hosting.teams(self._routes)).solve(time_s=self._limits.left_s * JUDGED_PART, seed=self._limits.seed)
+        allocation = self._solved(self._routes, hosting.teams(self._routes), JUDGED_PART)
         if allocation is None:
             return
         objective = allocation.objective - hosting.switching(self._routes, self._capacity, self._settings, self._horizon_ms)
