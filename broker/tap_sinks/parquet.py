@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from broker.policy.tap_join import TapPosition
+from broker.policy.tap_join import Exchange, TapPosition
 from broker.tap_metrics import TapMetrics
 from broker.tap_sinks.parquet_files import Positions, ShardLock, Stored, new_paths, read_positions, sweep, write_file
 from broker.tap_sinks.parquet_rows import Row, row_of
-from broker.tap_sinks.parquet_table import Table, table_of
+from broker.tap_sinks.parquet_table import Table, joined, table_of
 from broker.tap_sinks.tap_sink import SinkUnavailable, TapBatch
 from schemas.errors import ConfigurationError
 from schemas.limits import Limits
@@ -73,8 +73,10 @@ class ParquetTapSink:
         self._prefix = prefix
         self._paths = new_paths(folder, stem)
         self._locks: dict[int, ShardLock] = {}
-        self._rows: list[Row] = []
+        self._tables: list[tuple[int, Table]] = []
+        """Rows in memory, by shard: as Python objects they would take several times the room."""
         self._row_bytes = 0
+        self._misfits = 0
         self._ahead: Positions = {}
         """How far the rows in memory go."""
         self._settled: Positions = {}
@@ -105,14 +107,22 @@ class ParquetTapSink:
         if self._row_bytes >= self._settings.flush_bytes:
             await self._flush()
         for shard, batch in batches.items():
-            for exchange in batch.exchanges:
-                row = row_of(exchange, self._limits)
-                self._rows.append(row)
-                self._row_bytes += (row["request_bytes"] or 0) + (row["response_bytes"] or 0)
-                if exchange.asked.value is not None and "cut to" in f"{row['request_problem']}{row['response_problem']}":
-                    self._metrics.truncated.inc()
+            if batch.exchanges:
+                await self._convert(shard, [self._row(exchange) for exchange in batch.exchanges])
             self._ahead[shard] = batch.position
         return set()
+
+    def _row(self, exchange: Exchange) -> Row:
+        row = row_of(exchange, self._limits)
+        if exchange.asked.value is not None and "cut to" in f"{row['request_problem']}{row['response_problem']}":
+            self._metrics.truncated.inc()
+        return row
+
+    async def _convert(self, shard: int, rows: list[Row]) -> None:
+        table, misfits = await asyncio.to_thread(table_of, rows)
+        self._tables.append((shard, table))
+        self._misfits += misfits
+        self._row_bytes += sum((row["request_bytes"] or 0) + (row["response_bytes"] or 0) for row in rows)
 
     async def settle(self) -> Mapping[int, TapPosition]:
         """Where it is time, the rows go into a file. A full disk is waited for: nothing more is taken than memory may hold."""
@@ -128,23 +138,24 @@ class ParquetTapSink:
         """Put what is in memory into the growing file, at once and for good. Raises SinkUnavailable: it is still in memory."""
         settings, now_ms = self._settings, self._now_ms()
         growing = self._growing or _Growing(next(self._paths), now_ms)
-        rows, ahead = self._rows, self._ahead
+        tables, misfits, ahead = self._tables, self._misfits, self._ahead
         positions = growing.positions | ahead
+        table = None
         try:
-            table, misfits = await asyncio.to_thread(table_of, rows)
-            if rows:
+            if tables:
+                table = await asyncio.to_thread(joined, [each for _, each in tables])
                 await asyncio.to_thread(write_file, growing.path, [*growing.tables, table], Stored(self._prefix, positions))
         except OSError as error:
             self._problem = f"{self._folder}: {error.strerror or error}"
             self._flush_at_ms = self._now_ms() + settings.flush_ms
             raise SinkUnavailable(self._problem) from None
         self._problem = ""
-        self._rows, self._row_bytes, self._ahead = [], 0, {}
+        self._tables, self._row_bytes, self._misfits, self._ahead = [], 0, 0, {}
         self._settled |= ahead
         took_ms = self._now_ms() - now_ms
         self._flush_at_ms = self._now_ms() + max(settings.flush_ms, took_ms / settings.writing_share)
-        if rows:
-            self._metrics.stored("row", len(rows) - misfits)
+        if table is not None:
+            self._metrics.stored("row", table.num_rows)
             self._metrics.dropped("refused", misfits)
             self._grow(growing, table, positions)
 
@@ -170,7 +181,7 @@ class ParquetTapSink:
                 lock.release()
 
     def _forget(self, shards: Sequence[int]) -> None:
-        self._rows = [row for row in self._rows if row["shard"] not in shards]
+        self._tables = [(shard, table) for shard, table in self._tables if shard not in shards]
         for shard in shards:
             self._ahead.pop(shard, None)
 

@@ -30,6 +30,11 @@ def table_of(rows: Sequence[Row]) -> tuple[Table, int]:
         return _table(fitting), len(rows) - len(fitting)
 
 
+def joined(tables: Sequence[Table]) -> Table:
+    """One table of them all, each column in one piece: a file has as few groups of rows as there were flushes."""
+    return pa.concat_tables(tables).combine_chunks()
+
+
 def _fits(row: Row) -> bool:
     try:
         _table([row])
