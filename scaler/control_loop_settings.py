@@ -31,7 +31,7 @@ class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A turn of the loop waits so long for control records."""
     lag_s: float = 1.0
     say_s: float = 1.0
-    silent_s_max: float = 20.0
+    silent_s_max: float = 40.0
     """A leader that reads nothing (its own reports come back each second) or no lag for so long has stalled: its process ends, another begins."""
     paused_s: float = 3.0
     """A turn that took so long: this process stood still, and others may lead by now."""

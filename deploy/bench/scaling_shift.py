@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 from deploy.bench import scaling_prediction
 from deploy.bench.harness import Harness
 from deploy.bench.rows import Figure, Measured, Sample, Say, Scale
-from deploy.bench.scaling_load import Came, Step, recovery_s
-from deploy.bench.scaling_models import FIRST, SECOND, prepared
+from deploy.bench.scaling_load import FLOOR, Came, Step, recovery_s
+from deploy.bench.scaling_models import FIRST, SECOND, Ladder, prepared
 from deploy.bench.scaling_prediction import reasons_of
-from deploy.bench.scaling_stack import WORKERS, scaled
+from deploy.bench.scaling_stack import WORKERS, Stack, Watch, scaled
+from schemas.telemetry import WorkerReport
 
 OPTIMIZER = "headrace"
 LOAD = 1.2
@@ -17,6 +20,8 @@ TRICKLE_RPS = 4.0
 SETTLE_S, BEFORE_S, AFTER_S = 13.0, 4.0, 16.0
 """Settling takes in one periodic plan."""
 RECOVERED, RECOVERY_S_MAX, LEAST = 0.95, 10.0, 0.6
+KNOWN_S_MAX = 60.0
+"""What has not been measured by then stays unknown: variants are tried two at a time."""
 MODELS_HELD = 5
 """So many of the ladder's variants fit into a worker's memory, of the fourteen of both tasks: what is hosted has to be chosen."""
 MEGABYTE = 1 << 20
@@ -32,6 +37,18 @@ def figures_of(came: Came) -> tuple[float, float]:
     """(seconds from the shift until attainment stays above 95 %, least attainment of any second from the shift on)."""
     least = min((second.attainment for second in came.seconds if second.at_s >= BEFORE_S), default=0.0)
     return recovery_s(came.seconds, BEFORE_S, RECOVERED), least
+
+
+async def _known(stack: Stack, watch: Watch, ladder: Ladder) -> None:
+    """Under a trickle: until each variant of either task was measured, as on a cluster that has run for a while, and as the simulator knows them."""
+    every = {f"{task}/{name}" for task in (FIRST, SECOND) for name in ladder.names if ladder.accuracy(name) >= FLOOR}
+    calm = [Step(1.0, dict.fromkeys((FIRST, SECOND), TRICKLE_RPS))]
+    deadline_s = time.monotonic() + KNOWN_S_MAX
+    while time.monotonic() < deadline_s:
+        reports = [report for report in watch.reports if isinstance(report, WorkerReport)]
+        if every <= {key for report in reports for key, hosted in report.variants.items() if hosted.latency}:
+            return
+        await stack.play(stack.photos.offer(calm, seed=0))
 
 
 class ScalingShift:
@@ -51,8 +68,10 @@ class ScalingShift:
         rate_rps = LOAD * len(WORKERS) * 1000 / ladder.milliseconds(ladder.best)
         memory = MODELS_HELD * max(profile.memory_bytes for profile in ladder.profiles)
         played = steps(rate_rps, max(float(round(scale.seconds(AFTER_S))), RECOVERY_S_MAX + 2))
-        say(f"{rate_rps:.0f} requests/s to {FIRST}")
-        async with scaled(harness, ladder, OPTIMIZER, memory_max=str(memory)) as stack:
+        async with scaled(harness, ladder, OPTIMIZER, memory_max=str(memory)) as stack, Watch(harness.log, stack.names) as watch:
+            say("until the scaler knows every variant that may answer")
+            await _known(stack, watch, ladder)
+            say(f"{rate_rps:.0f} requests/s to {FIRST}")
             lead = Step(SETTLE_S, played[0].rates_rps)
             came = await stack.play(stack.photos.offer([lead, *played], run, lead_s=SETTLE_S))
         say("the same, simulated")

@@ -17,7 +17,7 @@ from scaler.app import FaustFeed
 from schemas.names import Names
 
 Eventually = Callable[..., Awaitable[Any]]
-AWAY_S = 12.0
+AWAY_S = 20.0
 
 
 @pytest.mark.timeout(120)
