@@ -53,7 +53,7 @@ def _stage_message(send: Send, job: StageJob, epoch: int, names: Names) -> Messa
         kept = (None, stage.answers, tuple(run.path()), accuracy)
         topic = ""
     else:
-        path = tuple(request.run.path()) if then else ()
+        path = tuple(request.run.path()) if then and not isinstance(request.run, SecondOpinion) else ()
         kept = (stage.outputs, _NO_ANSWERS, path, None)
         topic = names.stage(send.entry.endpoint, stage.topic)
     part = StagePart(

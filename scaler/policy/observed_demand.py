@@ -19,6 +19,8 @@ MIX_SECONDS = 20.0
 """Time constant of the mix of floors and of the ratios between stages."""
 TICKS_MAX = 120
 """Seconds that are made up for at once after a pause."""
+SAID_S_MAX = 60.0
+"""Between two reports, by the dispatcher's own clock: whoever reads late gets several at once, and they are no more demand for that."""
 NONE = EndpointCounts()
 
 
@@ -76,7 +78,9 @@ class ObservedDemand:
         if report.incarnation > known.report.incarnation:
             self._sources[report.dispatcher] = Source(report, now_ms)
             return
-        passed_s = (now_ms - known.heard_ms) / 1000.0
+        passed_s = (report.at_ms - known.report.at_ms) / 1000.0
+        if not 0.0 < passed_s <= SAID_S_MAX:
+            passed_s = (now_ms - known.heard_ms) / 1000.0  # what its clock says cannot be
         if passed_s < 0.1:
             return  # too near to the last one to tell a rate
         for name, counts in report.endpoints.items():

@@ -64,6 +64,28 @@ def test_demand_of_several_dispatchers_is_added_and_a_lost_ones_fades() -> None:
     assert stage.policy.snapshot(stage.now_ms).endpoints[0].forecast_rps == pytest.approx(50.0)
 
 
+@pytest.mark.parametrize("clock_ms", [0.0, -3_600_000.0])
+def test_reports_that_are_read_late_are_no_more_demand(clock_ms: float) -> None:
+    stage = ControlStage()
+    stage.rate_rps = 0.0
+    stage.run(3)
+    at_ms = stage.now_ms + clock_ms
+
+    def told(second: int) -> DispatcherReport:
+        counts = EndpointCounts(arrived={"0.8": 10 * second}, rows=10 * second)
+        return DispatcherReport(dispatcher="d1", incarnation=1, at_ms=int(at_ms + 1_000 * second), shards=(1,), endpoints={"shop": counts})
+
+    stage.policy.observe_dispatcher(told(1), stage.now_ms)
+    stage.now_ms += 4_000.0
+    for second in (2, 3, 4, 5):  # the scaler was paused, and reads all of them now
+        stage.policy.observe_dispatcher(told(second), stage.now_ms)
+    stage.now_ms += 250.0
+    stage.policy.observe_dispatcher(told(6), stage.now_ms)
+    stage.second()
+    (endpoint,) = stage.policy.snapshot(stage.now_ms).endpoints
+    assert sum(floor.rate_rps for floor in endpoint.floors) == pytest.approx(10.0, rel=0.15)
+
+
 def test_a_restarted_dispatcher_counts_from_nothing_and_no_demand_is_made_of_that() -> None:
     stage = ControlStage()
     stage.run(5)
