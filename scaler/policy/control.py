@@ -12,6 +12,7 @@ import msgspec
 from scaler.optimizers.checking import faults_of
 from scaler.optimizers.optimizer import ALWAYS, WITHOUT_LOADS, Explanation, Proposal
 from scaler.optimizers.snapshot import READY, EndpointDemand, FloorDemand, Snapshot, Variant
+from scaler.policy.control_bindings import of_catalog, with_lanes
 from scaler.policy.control_scouting import scouted
 from scaler.policy.control_settings import ControlSettings, MakeForecaster, TypeOf, worker_type
 from scaler.policy.control_time_shares import same_parts, time_shares
@@ -186,7 +187,7 @@ class ControlPolicy:
     def glimpse(self, now_ms: float) -> Snapshot:
         """The same for whoever does not plan: nothing begins with it."""
         self._demand.tick(now_ms)
-        workers = self._workers.workers(self._bindings, now_ms)
+        workers = self._workers.workers(of_catalog(self._bindings, self._catalog.tasks), now_ms)
         endpoints = tuple(self._endpoint(self._catalog.endpoints[name], tree, now_ms) for name, tree in self._trees.items())
         return Snapshot(
             at_ms=now_ms,
@@ -209,7 +210,7 @@ class ControlPolicy:
             return self._stay(INVALID, f"{optimizer or 'the optimizer'} proposed what cannot be: {shown}", proposal, now_ms)
         wanted = scouted(proposal.bindings, sorted(self._unmeasured), snapshot, self.settings.scouts_max)
         rebound = rebind(wanted, snapshot)
-        present = self._target or msgspec.structs.replace(self.plan, bindings=tuple(self._bindings.values()))
+        present = self._target or msgspec.structs.replace(self.plan, bindings=tuple(of_catalog(self._bindings, self._catalog.tasks).values()))
         taken, reason, as_good = self._judge(rebound, present, snapshot, proposal.adopted)
         if obliged and not taken and set(rebound.bindings) != set(_of_ready(present.bindings, snapshot)):
             taken, reason = True, obliged
@@ -354,11 +355,7 @@ class ControlPolicy:
 
     def _take(self, plan: Plan) -> None:
         self.plan = plan
-        by_lane: dict[tuple[str, int], Binding] = {}
-        for binding in plan.bindings:
-            if 0 <= binding.lane < self.settings.lanes_per_class:
-                by_lane.setdefault((binding.accelerator, binding.lane), binding)
-        self._bindings = {binding.worker: binding for binding in by_lane.values()}
+        self._bindings = with_lanes(plan.bindings, self.settings.lanes_per_class)
 
     def _stay(self, kind: str, reason: str, proposal: Proposal, now_ms: float) -> None:
         self._record(kind, reason, now_ms, explanation=proposal.explanation)
