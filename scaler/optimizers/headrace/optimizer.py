@@ -31,7 +31,7 @@ from scaler.optimizers.headrace.hosting import (
 from scaler.optimizers.headrace.routes import Routes, routes_of, surge_of
 from scaler.optimizers.headrace.settings import HeadraceSettings
 from scaler.optimizers.headrace.sharing import sharing_of
-from scaler.optimizers.optimizer import WITHOUT_LOADS, Limits, Proposal
+from scaler.optimizers.optimizer import WITHOUT_LOADS, WORTHWHILE, Limits, Proposal
 from scaler.optimizers.snapshot import Snapshot
 
 RELAXED_PART, EXACT_PART, JUDGED_PART = 0.5, 0.6, 0.6
@@ -81,11 +81,13 @@ class HeadraceOptimizer:
         best, bound = search.run()
         if best is None:
             return Proposal(bindings=bindings_of(snapshot, routes, capacity, search.unjudged()), explanation=idle(snapshot, routes, capacity))
+        hosting = search.filled(best)
         return Proposal(
-            bindings=bindings_of(snapshot, routes, capacity, search.filled(best)),
+            bindings=bindings_of(snapshot, routes, capacity, hosting),
             shares=shares_of(snapshot, routes, capacity, best.allocation),
             budgets=budgets_of(snapshot, routes, best.allocation),
-            adopted=WITHOUT_LOADS,
+            # What a worker hosts beside what it needs now costs nothing and may be wanted; only workers of a task's own are better without.
+            adopted=WITHOUT_LOADS if search.alone else WORTHWHILE,
             explanation=explain(snapshot, routes, capacity, best, bound),
         )
 
@@ -100,6 +102,8 @@ class _Search:
         self._best: Candidate | None = None
         self._present = present(routes, capacity)
         self._packed: tuple[Hosting, Reserve] | None = None
+        self.alone = False
+        """Tasks of a pipeline have workers of their own in what was filled."""
         self._program_s = 0.0
         """The longest that making and solving a program has taken."""
 
@@ -158,22 +162,23 @@ class _Search:
             solved = self._solved(routes, free_teams(routes, [0.0] * len(routes.crews)), JUDGED_PART)
             surge = solved.busy if solved is not None else wanted
         reserve = Reserve(wanted, surge, self._horizon_ms, self._settings.spare_variants_max)
-        for apart in self._apart(reserve):
+        for alone, apart in self._apart(reserve):
             judged = self._solved(self._routes, apart.teams(self._routes), JUDGED_PART)
             if judged is not None and self._as_good(judged, best.allocation):
+                self.alone = alone
                 return apart
         return filled(self._routes, self._capacity, best.hosting, reserve)
 
-    def _apart(self, reserve: Reserve) -> Iterator[Hosting]:
-        """Ways to give tasks workers of their own, the most apart first."""
+    def _apart(self, reserve: Reserve) -> Iterator[tuple[bool, Hosting]]:
+        """Ways to give tasks workers of their own, the most apart first, and whether every task of a pipeline is alone."""
         together = sharing_of(self._snapshot, self._routes, self._capacity, reserve)
         asked = [self._routes.routes[number] for each in self._routes.classes if not each.idle for number in each.routes]
         if any(len(route.variants) > 1 for route in asked):
             alone = dedicated(self._routes, self._capacity, reserve, {task: task for task in together})
             tasks = {self._capacity.variants[key].task for route in asked for key in route.variants.values()}
             if workers_of_fewest(alone, self._capacity, tasks) >= self._settings.alone_workers_min:
-                yield alone
-        yield dedicated(self._routes, self._capacity, reserve, together)
+                yield True, alone
+        yield False, dedicated(self._routes, self._capacity, reserve, together)
 
     def _as_good(self, judged: Allocation, best: Allocation) -> bool:
         """Nearly, and for everybody: an endpoint that few ask for must not be what is lost."""
