@@ -17,7 +17,8 @@ from schemas.profile import Latency
 def endpoint(*variants: str) -> EndpointSpec:
     inner = StageNode(task="t", inputs={}, variants=variants)
     loop = ForEachNode(over={"row": "open.boxes"}, nodes={"read": inner}, output="read")
-    nodes: dict[str, Node] = {"open": StageNode(task="t", inputs={}), "lines": loop, "split": SplitterNode(branches=(Branch(1.0, "open"), Branch(1.0, "lines")))}
+    split = SplitterNode(branches=(Branch(1.0, "open"), Branch(1.0, "lines")))
+    nodes: dict[str, Node] = {"open": StageNode(task="t", inputs={}), "lines": loop, "split": split}
     return EndpointSpec(name="e", graph=GraphSpec(nodes=nodes, output="split"))
 
 
