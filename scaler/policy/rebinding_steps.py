@@ -28,7 +28,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     awaited: frozenset[str] = frozenset()
     """Workers that load something in this step: the next one follows when they are ready."""
     forced: bool = False
-    """Something is lost meanwhile: memory leaves no other way."""
+    """Something is lost meanwhile: memory leaves no other way, or sessions of variants that leave would have to be loaded anew for other threads."""
 
 
 class _Change(msgspec.Struct, frozen=True):

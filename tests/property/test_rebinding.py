@@ -82,7 +82,15 @@ def test_capacity_never_falls_below_what_was_there_will_be_there_and_is_needed(
         assert np.all(cluster.serving() >= least - 1e-6) or any(each.forced for each in sequence)
         assert cluster.fits() or not began_within or not after.fits()
     assert sequence[-1].bindings == tuple(sorted(proposed, key=lambda binding: binding.worker))
-    assert memory or not any(step.forced for step in sequence)
+    bound = {worker.name: worker.binding for worker in snapshot.workers}
+    assert memory or not any(step.forced for step in sequence) or any(renewed(bound.get(binding.worker), binding) for binding in proposed)
+
+
+def renewed(before: Binding | None, after: Binding) -> bool:
+    """Other threads or larger batches, and a variant that leaves: a new session of what leaves would be a load in vain."""
+    if before is None or not set(before.variants) - set(after.variants):
+        return False
+    return before.threads != after.threads or after.batch_size_max > before.batch_size_max
 
 
 def full(worker: str, keys: tuple[str, ...], lane: int) -> Worker:
