@@ -28,7 +28,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     awaited: frozenset[str] = frozenset()
     """Workers that load something in this step: the next one follows when they are ready."""
     forced: bool = False
-    """Something is lost meanwhile: memory leaves no other way, or sessions of variants that leave would have to be loaded anew for other threads."""
+    """Something is lost meanwhile: memory leaves no other way."""
 
 
 class _Change(msgspec.Struct, frozen=True):
@@ -115,13 +115,16 @@ class _Sequence:
             found.append(Step(bindings=self._listed(current), awaited=frozenset(beside & current.keys())))
         while waiting:
             wave, forced = self._wave(waiting, last=len(found) >= STEPS_MAX)
-            names = frozenset(change.worker.name for change in wave)
+            if forced and (roomy := [change for change in wave if self._has_room(change)]):
+                # A load in vain for what leaves is better than a gap.
+                wave, forced = roomy, False
+                going = {change.worker.name: _both(change) for change in wave}
+            else:
+                going = {change.worker.name: change.after for change in wave}
+            names = frozenset(going)
             waiting = [change for change in waiting if change.worker.name not in names]
-            for change in wave:
-                self._now = (
-                    self._now + self._vector(change.worker, frozenset(change.after.variants)) - self._vector(change.worker, _held(change.worker))
-                )
-                current[change.worker.name] = change.after
+            current |= going
+            self._now = self._now + self._gain(wave, current)
             found.append(Step(bindings=self._listed(current), awaited=names, forced=forced))
         if found[-1].bindings == self._final:
             return found
@@ -135,8 +138,7 @@ class _Sequence:
             if change.before is None:
                 current[name] = change.after
             elif name in beside:
-                keys = (*change.after.variants, *(key for key in change.before.variants if key not in change.after.variants))
-                current[name] = msgspec.structs.replace(change.after, variants=keys)
+                current[name] = _both(change)
             else:
                 # What it hosts anew it hosts already; what leaves, leaves in the end. The lane is the worker's in any case.
                 current[name] = msgspec.structs.replace(change.before, lane=change.after.lane)
@@ -153,14 +155,16 @@ class _Sequence:
         before, after = change.before, change.after
         if before is None:
             return True
-        renewed = before.threads != after.threads or after.batch_size_max > before.batch_size_max
-        gone = set(before.variants) - set(after.variants)
-        if renewed and gone:
+        if _renewed(before, after) and set(before.variants) - set(after.variants):
             return False  # a new session for what is about to leave would be a load in vain
+        return self._has_room(change)
+
+    def _has_room(self, change: _Change) -> bool:
+        """Whether memory holds both, a new session beside each that is renewed."""
         most = change.worker.memory_bytes_max
-        if not most:
+        if not most or change.before is None:
             return True
-        keys = [*before.variants, *loads_of(after, change.worker)]
+        keys = [*change.before.variants, *loads_of(_both(change), change.worker)]
         costs = [self._variants[key].costs.get(change.worker.type) for key in keys if key in self._variants]
         return sum(max(cost.memory_bytes, 0) for cost in costs if cost is not None) <= most
 
@@ -215,6 +219,18 @@ class _Sequence:
         for worker, keys in hosting:
             total += self._vector(worker, keys)
         return total
+
+
+def _both(change: _Change) -> Binding:
+    """New variants, with the old ones beside them."""
+    before = change.before.variants if change.before is not None else ()
+    keys = (*change.after.variants, *(key for key in before if key not in change.after.variants))
+    return msgspec.structs.replace(change.after, variants=keys)
+
+
+def _renewed(before: Binding, after: Binding) -> bool:
+    """Sessions of other threads, or for larger batches."""
+    return before.threads != after.threads or after.batch_size_max > before.batch_size_max
 
 
 def _held(worker: Worker) -> frozenset[str]:

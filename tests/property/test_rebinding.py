@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import permutations
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,15 +83,17 @@ def test_capacity_never_falls_below_what_was_there_will_be_there_and_is_needed(
         assert np.all(cluster.serving() >= least - 1e-6) or any(each.forced for each in sequence)
         assert cluster.fits() or not began_within or not after.fits()
     assert sequence[-1].bindings == tuple(sorted(proposed, key=lambda binding: binding.worker))
-    bound = {worker.name: worker.binding for worker in snapshot.workers}
-    assert memory or not any(step.forced for step in sequence) or any(renewed(bound.get(binding.worker), binding) for binding in proposed)
+    assert memory or not any(step.forced for step in sequence)
 
 
-def renewed(before: Binding | None, after: Binding) -> bool:
-    """Other threads or larger batches, and a variant that leaves: a new session of what leaves would be a load in vain."""
-    if before is None or not set(before.variants) - set(after.variants):
-        return False
-    return before.threads != after.threads or after.batch_size_max > before.batch_size_max
+def test_a_worker_alone_changes_variant_and_threads_without_a_gap() -> None:
+    before = Binding(worker="w0", accelerator="cpu", lane=0, variants=("a/1",), batch_size_max=8, threads=1)
+    after = msgspec.structs.replace(before, variants=("a/2",), threads=2)
+    worker = Worker(name="w0", accelerator="cpu", type="small", threads_max=2, binding=before, hosted=("a/1",))
+    snapshot = Snapshot(at_ms=0.0, endpoints=(), variants=variants(), workers=(worker,))
+    first, last = steps([after], snapshot, {("a", 0.7): 1.0})
+    assert (set(first.bindings[0].variants), first.awaited, first.forced) == ({"a/1", "a/2"}, frozenset({"w0"}), False)
+    assert (last.bindings, last.forced) == ((after,), False)
 
 
 def full(worker: str, keys: tuple[str, ...], lane: int) -> Worker:
