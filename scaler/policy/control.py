@@ -188,7 +188,7 @@ class ControlPolicy:
     def glimpse(self, now_ms: float) -> Snapshot:
         """The same for whoever does not plan: nothing begins with it."""
         self._demand.tick(now_ms)
-        workers = self._workers.workers(of_catalog(self._bindings, self._catalog.tasks), now_ms)
+        workers = self._workers.workers(of_catalog(self._bindings, self._catalog), now_ms)
         endpoints = tuple(self._endpoint(self._catalog.endpoints[name], tree, now_ms) for name, tree in self._trees.items())
         return Snapshot(
             at_ms=now_ms,
@@ -212,7 +212,7 @@ class ControlPolicy:
         wanted = scouted(proposal.bindings, sorted(self._unmeasured), snapshot, self.settings.scouts_max)
         wanted = with_needs(wanted, needs_of(self._catalog.endpoints.values()), snapshot)
         rebound = rebind(wanted, snapshot)
-        present = self._target or msgspec.structs.replace(self.plan, bindings=tuple(of_catalog(self._bindings, self._catalog.tasks).values()))
+        present = self._target or msgspec.structs.replace(self.plan, bindings=tuple(of_catalog(self._bindings, self._catalog).values()))
         taken, reason, as_good = self._judge(rebound, present, snapshot, proposal.adopted)
         if obliged and not taken and set(rebound.bindings) != set(_of_ready(present.bindings, snapshot)):
             taken, reason = True, obliged

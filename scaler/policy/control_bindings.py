@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from schemas.catalog import TaskSpec, variant_key
+from schemas.catalog import Catalog
 from schemas.plan import Binding
 
 
@@ -19,11 +19,11 @@ def with_lanes(bindings: Iterable[Binding], lanes_per_class: int) -> dict[str, B
     return {binding.worker: binding for binding in by_lane.values()}
 
 
-def of_catalog(bindings: Mapping[str, Binding], tasks: Mapping[str, TaskSpec]) -> dict[str, Binding]:
+def of_catalog(bindings: Mapping[str, Binding], catalog: Catalog) -> dict[str, Binding]:
     """With the variants that the catalog has; what none is left of is out of it. As they are where no catalog was read yet."""
-    if not tasks:
+    known = catalog.variants()
+    if not known:
         return dict(bindings)
-    known = {variant_key(task.name, variant.name) for task in tasks.values() for variant in task.variants}
     found: dict[str, Binding] = {}
     for worker, binding in bindings.items():
         variants = tuple(key for key in binding.variants if key in known)
