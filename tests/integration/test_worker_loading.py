@@ -18,7 +18,7 @@ from schemas.catalog import VariantSpec
 from schemas.plan import PLAN_KEY, Binding, Plan, encode_plan
 from workers.backend import Backend, BackendOptions, Device, Loaded, Tensors
 
-WIDTH, LAYERS = 10, 2_000
+WIDTH, LAYERS = 10, 6_000
 
 
 class Watched:
@@ -95,8 +95,8 @@ async def test_others_are_served_while_a_large_model_loads_and_warms(tmp_path: P
     await log.close()
     began_s, ended_s = backend.loads["fashion/large"]
     during = [(at_s, thread) for key, at_s, to_s, thread in backend.batches if key == "fashion/small" and began_s < at_s and to_s < ended_s]
-    assert ended_s - began_s > 0.03, "too small a model to show anything"
-    assert len(during) >= 5
+    assert ended_s - began_s > 0.1, "too small a model to show anything"
+    assert len(during) >= 10
     assert {thread for _, thread in during} == {"device-w1"}
 
 
