@@ -16,7 +16,7 @@ from broker.policy.settings import DispatcherSettings
 from graphs.commands import RunStage
 from graphs.line import Line
 from graphs.line_steps import LineStep
-from graphs.planning import plan_step
+from graphs.planning import Estimates, plan_step
 
 
 class Fusion:
@@ -34,9 +34,10 @@ class Fusion:
         steps, before = run.after(order.entry.instance)
         before *= accuracy
         begins_ms = order.sent_ms + settings.hop_ms + lane.wait_ms
+        estimates = self._costs.of(request.endpoint, request.graph, request.entry.rows)
         ahead: list[Ahead] = []
         for step in steps:
-            found = self._ahead(request, step, lane, before, begins_ms)
+            found = self._ahead(request, step, lane, (before, begins_ms), estimates)
             if found is None:
                 break
             ahead.append(found)
@@ -45,14 +46,13 @@ class Fusion:
         if ahead:
             request.fused = Fused(order.entry.instance, lane, ahead)
 
-    def _ahead(self, request: GraphRequest, step: LineStep, lane: Lane, before: float, begins_ms: float) -> Ahead | None:
-        """`before`: accuracy of the steps up to this one; None where it has to be decided when it begins."""
-        root, stage = request.entry, step.stage
+    def _ahead(self, request: GraphRequest, step: LineStep, lane: Lane, here: tuple[float, float], estimates: Estimates) -> Ahead | None:
+        """`here`: accuracy of the steps up to this one, and when it will begin; None where it has to be decided then."""
+        root, stage, (before, begins_ms) = request.entry, step.stage, here
         task = self._fleet.graphs.ladder_of(stage)
         options = lane.options.get(task)
         if step.handed is None or options is None:
             return None
-        estimates = self._costs.of(request.endpoint, request.graph, root.rows)
         plan = plan_step(request.graph, step.node, request.run.floor, before, estimates, root.deadline_ms - begins_ms)
         if plan is None:
             return None
@@ -61,9 +61,8 @@ class Fusion:
             return None
         entry = stage_entry(request, step.stage.path, root.rows if stage.model else 1, task)
         entry.rung, entry.deadline_ms = rung, int(root.deadline_ms - plan.rest_ms)
-        elsewhere = [(choice.accuracy, choice.time_ms + estimates.hop_ms) for choice in estimates.choices(stage)]
         left_ms = entry.deadline_ms - begins_ms - self._settings.hop_ms
-        option = self._fleet.pool(task).choose_ahead(lane, entry, left_ms, elsewhere)
+        option = self._fleet.pool(task).choose_ahead(lane, entry, left_ms, estimates.choices(stage), estimates.hop_ms)
         return None if option is None else Ahead(entry, option, step, before * option.accuracy)
 
     def begun(self, request: GraphRequest, command: RunStage, now_ms: float) -> Entry | None:

@@ -16,6 +16,7 @@ from broker.policy.open_lanes import OpenLanes
 from broker.policy.settings import DispatcherSettings
 from broker.policy.tuning import Group, Mix, Rung, allocate
 from broker.policy.waiting import Waiting
+from graphs.planning import Choice
 
 ACCURACY_ROUNDING = 1e-9
 ROWS_WEIGHT = 0.05
@@ -281,10 +282,11 @@ class Pool:
         cheapest = options[-1]
         return cheapest if cheapest.p95_ms(rows) <= left_ms else None
 
-    def choose_ahead(self, lane: Lane, entry: Entry, left_ms: float, elsewhere: Sequence[tuple[float, float]]) -> Option | None:
+    def choose_ahead(self, lane: Lane, entry: Entry, left_ms: float, choices: Sequence[Choice], hop_ms: float) -> Option | None:
         """The variant for a stage that begins on this lane with `left_ms` to its deadline, where nothing could be gained by deciding when it begins:
 
-        the load alone bounds how accurate it is, and no other lane has a better one, or the same so much sooner. `elsewhere`: (accuracy, time in ms).
+        the load alone bounds how accurate it is, and no other lane has a better one, or the same so much sooner. `choices`: the stage's
+        variants over all lanes, `hop_ms` away.
         """
         wanted = self._wanted(entry) if self.shares else self._affordable((entry.task, entry.rung))
         options: Sequence[Option] = lane.options[entry.task][entry.rung]
@@ -292,7 +294,8 @@ class Pool:
         takes_ms, accuracy = found.p95_ms(entry.rows), found.accuracy
         if takes_ms * self._settings.upgrade_margin > left_ms:
             return None
-        for better, other_ms in elsewhere:
+        for choice in choices:
+            better, other_ms = choice.accuracy, choice.time_ms + hop_ms
             if accuracy <= better and (other_ms < takes_ms if better == accuracy else better <= wanted):
                 return None
         return found
