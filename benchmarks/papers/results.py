@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "results.md"
 PLOTS = "results"
 OPENING = """# Published results, reproduced
 
-Written by `make papers` from one run of the simulator; each row is a scenario in `benchmarks/papers/scenarios/`, and `make papers ROW=NAME` runs one.
+Written by `make papers`, which runs the simulator; each row is a scenario in `benchmarks/papers/scenarios/`, and `make papers ROW=NAME` runs one.
 The simulator drives the dispatcher, worker, graph and scaler policies that serve. Nothing was measured on the papers' own hardware: *ours* is
 the same question asked of models with public figures, and what differs is said in each row. Metrics have one definition (`schemas/slo.py`); a
 request that was dropped counts as missed. Where violations are divided by, none at all counts as one request.
