@@ -52,6 +52,8 @@ class Pool:
     def __init__(self, tasks: frozenset[str], ladders: dict[str, Ladder], lanes: list[Lane], settings: DispatcherSettings, tenants_max: int) -> None:
         self.tasks = tasks
         self.lanes = lanes
+        self.pressed = False
+        """Requests at their floors leave no room for better answers, and so none for shadows."""
         self.waiting = Waiting()
         self.fairness = Fairness(tenants_max)
         self.promised_ms = 0.0
@@ -227,7 +229,9 @@ class Pool:
         for group, rows in waiting.rows.items():
             demand.setdefault(group, rows)
         capacity_ms = self.share * sum(self._speeds) * horizon_ms * settings.utilisation - outstanding_ms
-        mixes = allocate(demand, {group: self._rungs(*group) for group in demand}, capacity_ms)
+        ladders = {group: self._rungs(*group) for group in demand}
+        self.pressed = capacity_ms < sum([rows * min([rung.row_ms for rung in ladders[group]], default=0.0) for group, rows in demand.items()])
+        mixes = allocate(demand, ladders, capacity_ms)
         self._aims = {group: _aim(mix) for group, mix in mixes.items()}
 
     def _count_rates(self, now_ms: float) -> None:

@@ -35,8 +35,8 @@ def send_waiting(
             continue
         entry = heads[kind]
         last = 0 < entry.attempts >= attempts_last
-        if lane.orders and (last or (entry.priority == SHADOW_PRIORITY and not _has_time(lane, settings, now_ms))):
-            open_lanes.set_aside()  # it is emptied for a last attempt; a shadow comes where next to nothing else is
+        if (lane.orders and last) or (entry.priority == SHADOW_PRIORITY and (pool.pressed or not _has_time(lane, settings, now_ms))):
+            open_lanes.set_aside()  # it is emptied for a last attempt; a shadow comes where next to nothing else is, and nothing else wants to be
             continue
         option = pool.choose(lane, entry, now_ms)
         if option is None:
@@ -72,6 +72,8 @@ def lend(entry: Entry, lane: Lane, option: Option, orders: dict[bytes, Order], s
 
 def _has_time(lane: Lane, settings: DispatcherSettings, now_ms: float) -> bool:
     """Whether a shadow may join what the lane has: little work, none of it sent in this step."""
+    if not lane.orders:
+        return True
     newest = next(reversed(lane.orders.values()))
     return lane.outstanding_ms <= settings.shadow_room_ms and newest.sent_ms < now_ms
 

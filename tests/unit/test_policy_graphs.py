@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from policy_graph_stage import GraphStage, catalog_of, probs
 from policy_stage import report
 
@@ -154,6 +155,26 @@ def test_shadows_are_shed_where_requests_fill_the_lane() -> None:
     stage.due.clear()
     stage.tick(3_000.0)
     assert stage.policy.waiting == 0
+
+
+@pytest.mark.parametrize(("pause_ms", "copied"), [(20.0, True), (0.6, False)])
+def test_a_lane_that_is_free_for_a_moment_only_has_nothing_for_shadows(pause_ms: float, copied: bool) -> None:
+    """What arrives wants nearly all of it: a copy would be in the way of the next request."""
+    graph = msgspec.structs.replace(SHADOW, nodes=SHADOW.nodes | {"main": SHADOW.nodes["copy"]})
+    stage = GraphStage(graph, lambda send: probs(0.7))
+    sent: list[str] = []
+    for turn in range(700):
+        if turn % 50 == 0:
+            stage.heard(report())
+        before = len(stage.sends)
+        stage.ask(f"r{turn}")
+        stage.run()
+        stage.tick(pause_ms)
+        stage.run()
+        if turn >= 600:
+            sent += [send.entry.instance for send in stage.sends[before:]]
+    assert sent.count("main") == 100
+    assert ("copy" in sent) is copied
 
 
 EACH = GraphSpec(
