@@ -54,7 +54,7 @@ class Backend(Protocol):
     """
 
     def describe(self) -> Device:
-        """Raises DeviceUnavailable, saying what was looked for, where the device is not here."""
+        """Raises DeviceUnavailable, saying what was looked for, where the device is not here. Asked of an idle device every few seconds, too."""
         ...
 
     def load(self, key: str, spec: VariantSpec, file: Path, *, batch_size_max: int, threads: int) -> Loaded:

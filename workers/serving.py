@@ -90,6 +90,9 @@ class Serving:
         self._running: _Running | None = None
         self._preparing: _Running | None = None
         """The load or warming that goes on beside it."""
+        self._looking: _Running | None = None
+        self._used_ms = now_ms()
+        """When the device was last seen to do something."""
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
 
@@ -120,13 +123,17 @@ class Serving:
     def tick(self) -> None:
         """Look for a call that hangs, and for what the hosting policy wants to do by now."""
         now_ms = self._now_ms()
-        for running in (self._running, self._preparing):
+        for running in (self._running, self._preparing, self._looking):
             if running is not None and now_ms - running.started_ms > running.hangs_ms:
                 self._owner.broke(Hung(f"{running.what} of {running.variant} has been on the device for {now_ms - running.started_ms:.0f} ms"))
                 return
         if self.away:
-            self._look_for_device()
+            self._look_at_device()
             return
+        if self._running is not None or self._preparing is not None:
+            self._used_ms = now_ms
+        if now_ms - self._used_ms > self._settings.look_ms:
+            self._look_at_device()
         self.policy.look()
         self.pump()
 
@@ -182,6 +189,7 @@ class Serving:
         hosted = self.hosting.serving(batch.variant)
         assert hosted is not None, f"{batch.variant} was unloaded while orders waited for it"
         served = self.installed.served(hosted)
+        self._used_ms = now_ms
         hangs_ms = max(self._settings.hang_factor * batch.expected_ms, self._settings.hang_ms_min + served.loaded.call_ms_max)
         self._running = _Running("a batch", batch.variant, served.handle, now_ms, hangs_ms, batch)
         run = partial(compute_calls, served) if served.loaded.call is not None else partial(compute, self._backend, served)
@@ -191,7 +199,7 @@ class Serving:
         running, self._running = self._running, None
         if running is not None and isinstance(error, DeviceUnavailable):
             self.policy.computed(None, 0, 0.0)
-            self._lost(running, str(error))
+            self._lost(running.batch.orders if running.batch else (), str(error))
             return
         if running is None or result is None:
             self._owner.broke(error or RuntimeError("a batch came back without a result"))
@@ -204,23 +212,27 @@ class Serving:
             return
         self.pump()
 
-    def _lost(self, running: _Running, reason: str) -> None:
+    def _lost(self, orders: Sequence[QueuedOrder], reason: str) -> None:
         """The device is away: whatever it had and whatever waits goes back, and nothing starts until it answers again."""
         logger.warning("device lost", reason=reason)
         self.away = reason
-        assert running.batch is not None
-        self._owner.returned([*running.batch.orders, *self.batcher.take_all()], "lost", reason)
+        left = [*orders, *self.batcher.take_all()]
+        if left:
+            self._owner.returned(left, "lost", reason)
         self._owner.changed()
 
-    def _look_for_device(self) -> None:
-        """While it is away: one look at a time, on its own thread."""
-        if self._running is None and not self._closing:
-            self._running = _Running("a look", "the device", "", self._now_ms(), self._settings.load_ms_max)
+    def _look_at_device(self) -> None:
+        """One look at a time, on the device's own thread; what is to be computed meanwhile comes after it."""
+        if self._looking is None and not self._closing:
+            self._looking = _Running("a look", "the device", "", self._now_ms(), self._settings.load_ms_max)
             self._thread.submit(self._backend.describe, self._seen)
 
     def _seen(self, _device: Device | None, error: BaseException | None) -> None:
-        self._running = None
-        if error is None:
+        self._looking, self._used_ms = None, self._now_ms()
+        if error is not None:
+            if not self.away:
+                self._lost((), str(error))
+        elif self.away:
             self.away = ""
             self._owner.changed()
             self.pump()

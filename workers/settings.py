@@ -29,6 +29,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A batch that takes longer than this and than `hang_factor` times its p95 hangs: the process ends."""
     load_ms_max: float = 120_000.0
     """The same for loading, warming and profiling one variant."""
+    look_ms: float = 2_000.0
+    """A device that has had nothing to do for so long is looked at: one that died meanwhile must not be found out by the next batch."""
     profile_ms: float = 250.0
     """Measuring time where no profile is stored; while other variants serve, a third of it."""
     delivery_ms_max: float = 60_000.0

@@ -101,6 +101,28 @@ def test_a_rebooted_board_forgets_its_objects_and_is_set_up_again(board, served)
     assert back_within(ask, BACK_S_MAX)
 
 
+@pytest.mark.parametrize("harm", ["frozen", "rebooted", "dead"])
+def test_a_look_at_an_idle_board_finds_out(board, served, harm):
+    backend, ask = served
+    device = backend.describe()
+    if harm == "rebooted":
+        inject(board.address, kind="reboot")
+    elif harm == "frozen":
+        board.signal(signal.SIGSTOP)
+    else:
+        board.kill()
+    started_s = time.monotonic()
+    with pytest.raises(BoardLost):
+        backend.describe()
+    assert time.monotonic() - started_s < 3
+    if harm == "frozen":
+        board.signal(signal.SIGCONT)
+    elif harm == "dead":
+        board.start()
+    assert back_within(ask, BACK_S_MAX)
+    assert backend.describe() == device
+
+
 def test_a_dead_board_is_waited_for(board, served):
     _, ask = served
     board.kill()

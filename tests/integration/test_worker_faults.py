@@ -17,8 +17,9 @@ import pytest
 from worker_stage import BLANK, ScriptedBackend, Stage, committed, grey, image_body, serve, variant
 
 from broker.memory import MemoryLog
-from schemas.errors import LogUnavailable
+from schemas.errors import DeviceUnavailable, LogUnavailable
 from schemas.limits import Limits
+from workers.backend import Device
 from workers.serving import Hung
 
 
@@ -69,6 +70,31 @@ async def test_a_request_that_breaks_the_backend_fails_alone(memory: MemoryLog, 
         assert answers[2].error.code == "backend_error"
         assert "RuntimeError: kernel panic" in answers[2].error.message
         assert backend.calls[0] == ("fashion/a", 4), "they ran together first"
+
+
+class Leaving(ScriptedBackend):
+    """A device that may go, and come back."""
+
+    gone = ""
+
+    def describe(self) -> Device:
+        if self.gone:
+            raise DeviceUnavailable(self.gone)
+        return super().describe()
+
+
+async def test_an_idle_device_that_goes_is_told_of_and_used_again_when_it_is_back(memory: MemoryLog, prefix: str) -> None:
+    backend = Leaving()
+    async with Stage(memory, prefix, backend, look_ms=50.0) as stage:
+        await serve(stage, "a")
+        backend.gone = "somebody tripped over the cable"
+        await stage.until(lambda: stage.report.reason == backend.gone)
+        await stage.send(stage.order("1", "a"))
+        await stage.until(lambda: "1" in stage.returned)
+        backend.gone = ""
+        await stage.until(lambda: stage.report.state == "ready" and not stage.report.reason)
+        await stage.send(stage.order("2", "a"))
+        assert (await stage.answered("2"))[0].outcome == "completed"
 
 
 async def test_late_is_never_completed(memory: MemoryLog, prefix: str) -> None:

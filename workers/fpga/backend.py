@@ -28,6 +28,8 @@ from workers.onnx_files import read_variant
 
 logger = structlog.get_logger()
 LOAD_MS_MAX = 110_000.0
+LOOK_MS_MAX = 2_000.0
+"""A board that does not say by then how it is has died or hangs."""
 MARGIN_MS = 250.0
 """Beyond the accelerator's own deadline: for getting tensors to the board and back."""
 SWITCH_FACTOR, SWITCH_MS_FLOOR = 4.0, 2_000.0
@@ -60,9 +62,9 @@ class FpgaBackend:
         self._clock_mhz = 0.0
 
     def describe(self) -> Device:
-        """Raises DeviceUnavailable (BoardLost) while the board is away; a board that came back has its variants again before this returns."""
+        """Raises DeviceUnavailable (BoardLost) while the board is away or not as it was left; one that is back has its variants then."""
         opened = self._keeper.open()
-        self._keeper.process()
+        self._ask(say.Tell(), LOOK_MS_MAX)
         for variant in self._variants.values():
             if variant.generation != self._keeper.generation:
                 self._place(variant)

@@ -155,6 +155,9 @@ class Session:
         return accelerator_ms, polls
 
     def tell(self) -> say.Told:
+        """Raises Hung, or what pynq raises, where the board is not as it was left: dead, or rebooted."""
+        if self._dma is not None:
+            self._dma.done()
         bitfile = Path(self._active.bitfile).stem if self._active else ""
         return say.Told(clock_mhz=self._clock_mhz, temperature_celsius=self._read_temperature(), bitfile=bitfile)
 
