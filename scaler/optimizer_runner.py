@@ -40,6 +40,9 @@ main(sys.argv[2], json.loads(sys.argv[3]))
 """
 
 
+_CLOSED = Failure(kind=DIED, reason="it was closed")
+
+
 class OptimizerRunner:
     """One optimizer in a process of its own, started when it is first needed and again after it was ended."""
 
@@ -56,6 +59,8 @@ class OptimizerRunner:
         self._decode = msgspec.msgpack.Decoder(Reply).decode
         self._decode_proposal = msgspec.msgpack.Decoder(Proposal).decode
         self._turn = asyncio.Lock()
+        self._turns: set[asyncio.Task[Proposal | Failure]] = set()
+        self._closed = False
 
     @property
     def pid(self) -> int | None:
@@ -64,6 +69,13 @@ class OptimizerRunner:
 
     async def propose(self, snapshot: Snapshot, seed: int) -> Proposal | Failure:
         """A proposal that can come into force, or what went wrong. Never later than the time limit and its grace (and the start of a process)."""
+        # Where nobody waits for it any more it still ends: a reply that is left in the pipe would be taken for that to the next question.
+        turn = asyncio.ensure_future(self._propose(snapshot, seed))
+        self._turns.add(turn)
+        turn.add_done_callback(self._turns.discard)
+        return await asyncio.shield(turn)
+
+    async def _propose(self, snapshot: Snapshot, seed: int) -> Proposal | Failure:
         async with self._turn:
             failure = await self._ready()
             if failure is not None:
@@ -75,14 +87,18 @@ class OptimizerRunner:
             return examined(returned, snapshot)
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process; whoever asks it still has a failure."""
+        self._closed = True
         await self._end()
+        await asyncio.gather(*self._turns, return_exceptions=True)
 
     async def _ready(self) -> Failure | None:
         """A process that has imported its optimizer."""
         if self._process is not None and self._process.returncode is None:
             return None
         await self._end()
+        if self._closed:
+            return _CLOSED
         arguments = [json.dumps(sys.path), self.name, json.dumps(self._options)]
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -96,6 +112,9 @@ class OptimizerRunner:
             start_new_session=True,
         )
         self._drain = asyncio.create_task(self._drained(process))
+        if self._closed:  # while the process was being made
+            await self._end()
+            return _CLOSED
         reply = await self._reply(START_S_MAX)
         if isinstance(reply, Failure):
             return reply

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -59,6 +60,27 @@ async def test_a_proposal_comes_back_as_it_was_made_and_the_process_is_kept() ->
         assert (first, runner.pid) == (second, pid)
     assert pid is not None
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.3])
+async def test_a_question_that_nobody_waits_for_any_more_does_not_spoil_the_next_one(after_s: float) -> None:
+    async with running(mood=0) as runner:
+        dropped = asyncio.create_task(runner.propose(SNAPSHOT, seed=1))
+        await asyncio.wait({dropped}, timeout=after_s)
+        dropped.cancel()
+        found = await runner.propose(SNAPSHOT, seed=2)
+        assert isinstance(found, Proposal), found
+
+
+async def test_closing_waits_for_nobody() -> None:
+    async with running(mood=2) as runner:
+        asking = asyncio.create_task(runner.propose(SNAPSHOT, seed=1))
+        await asyncio.wait({asking}, timeout=0.05)
+        began_s = time.monotonic()
+        await runner.close()
+        assert time.monotonic() - began_s < 5.0
+        assert isinstance(await asking, Failure)
+        assert runner.pid is None
 
 
 @pytest.mark.parametrize(
