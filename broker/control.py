@@ -62,8 +62,7 @@ class Control:
     def _take(self, topic: str, record: Record) -> bool:
         try:
             if topic == self._names.catalog:
-                self._catalog.apply(record.key or b"", record.value)
-                return True
+                return self._catalog.apply(record.key or b"", record.value)
             if record.value is None:
                 return False
             if topic == self._names.plan:

@@ -80,11 +80,10 @@ class TapSources:
 
     def _take_catalog(self, record: Record) -> bool:
         try:
-            self._catalog.apply(record.key or b"", record.value)
+            return self._catalog.apply(record.key or b"", record.value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             _log.warning("tap_catalog_record_skipped", offset=record.offset, error=str(error))
             return False
-        return True
 
     async def _catalog_changed(self) -> None:
         self.ceiling = ceiling(self._catalog.endpoints)

@@ -20,6 +20,7 @@ from scaler.control_loop_planning import MakeOptimizers, guarded_optimizers
 from scaler.control_loop_settings import LoopSettings
 from scaler.control_loop_state import ControlState
 from scaler.control_loop_term import Term, read_past
+from scaler.cost_keeping import CostKeeping
 from scaler.lag import LagReader
 from scaler.plan_journal import PlanJournal
 from scaler.snapshot_recording import SnapshotRecording
@@ -59,6 +60,7 @@ class ControlLoop:
         self._writer = log.writer(name)
         self._state = ControlState(log, names, self._writer, name=name)
         self._lag = LagReader(log, names, f"{name}-lag")
+        self._costs = CostKeeping(self._state, self._writer, names, name=name, interval_ms=settings.costs_interval_ms)
         self._journal = PlanJournal(self._writer, names)
         self._actuating = Actuating(create_actuator(settings.actuator, log, names, name), settings.actuating, now_ms)
         self._deciding = Deciding(
@@ -209,6 +211,8 @@ class ControlLoop:
             # Somebody else has published meanwhile: what was decided here is void.
             self._resign()
         now_ms = self._now_ms()
+        if self._term is term:
+            await self._costs.keep(term, now_ms)
         if self._term is term and term.sweeper.due(now_ms):
             await term.sweeper.sweep(self._state.catalog, now_ms)
             await self._count_lanes(term)

@@ -27,6 +27,8 @@ class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
     replay_ms: float = 30_000.0
     """A new leader reads so much of the past: it begins with rates and workers, not with an empty snapshot."""
     replay_records_max: int = 50_000
+    costs_interval_ms: float = 20_000.0
+    """Between two looks whether what variants cost is worth keeping for the next leader."""
     read_ms: int = 200
     """A turn of the loop waits so long for control records."""
     lag_s: float = 1.0

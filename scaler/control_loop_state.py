@@ -9,6 +9,7 @@ from broker.log import Log, TopicPartition, Writer
 from broker.reading import is_behind
 from schemas.catalog import Catalog
 from schemas.errors import LogUnavailable
+from schemas.learned_costs import LEARNED_COSTS_KEY, LearnedCosts, decode_learned_costs
 from schemas.names import Names
 from schemas.plan import PLAN_KEY, Plan, decode_plan, encode_plan
 
@@ -31,6 +32,8 @@ class ControlState:
         self.catalog = Catalog()
         self.catalog_version = 0
         """Counts the records of the catalog that were read."""
+        self.costs = LearnedCosts()
+        """What an earlier leader knew of what variants cost."""
         self.plan = Plan()
         """Of the highest epoch; of equal ones, the last in the log, as all readers have it."""
         self.last = Plan()
@@ -62,9 +65,10 @@ class ControlState:
         for partition, records in (await self._reader.read(timeout_ms=timeout_ms, records_max=500)).items():
             for record in records:
                 try:
-                    if partition.topic == self._names.catalog:
-                        self.catalog.apply(record.key or b"", record.value)
-                        self.catalog_version += 1
+                    if record.key == LEARNED_COSTS_KEY:
+                        self.costs = decode_learned_costs(record.value) if record.value is not None else LearnedCosts()
+                    elif partition.topic == self._names.catalog:
+                        self.catalog_version += self.catalog.apply(record.key or b"", record.value)
                     elif record.value is not None:
                         self._plan_read(decode_plan(record.value))
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -17,6 +17,7 @@ from scaler.control_loop_sweeping import StageSweeper
 from scaler.lag import PartitionLag, lag_by_endpoint
 from scaler.policy.control import ControlPolicy
 from scaler.policy.forecasting.forecaster import create_forecaster
+from scaler.policy.kept_costs import known
 from schemas.errors import LogUnavailable
 from schemas.names import ACCELERATORS, Names
 from schemas.telemetry import Departed, DispatcherReport, ScalerReport, WorkerReport, decode_reported
@@ -36,7 +37,8 @@ class Term:
         control = msgspec.structs.replace(settings.control, name=name, lanes_per_class=lanes)
         if first:
             control = msgspec.structs.replace(control, warm_up_ms=min(settings.first_warm_up_ms, control.warm_up_ms))
-        self.policy = ControlPolicy(control, partial(create_forecaster, settings.forecast))
+        costs = known(state.costs, state.catalog, control.latency_ms_max)
+        self.policy = ControlPolicy(control, partial(create_forecaster, settings.forecast), costs=costs)
         self.sweeper = StageSweeper(log, names, now_ms)
         self.since_ms = now_ms
         self.catalog_version = -1

@@ -112,15 +112,20 @@ class Catalog(msgspec.Struct):
     retired: dict[str, int] = {}
     """Last revisions of endpoints that were deleted, as far back as the log goes: who comes again under the name counts on from there."""
 
-    def apply(self, key: bytes, value: bytes | None) -> None:
-        """Fold one record of {p}.catalog in; None is a tombstone. Raises msgspec.ValidationError for what is not a catalog record."""
+    def apply(self, key: bytes, value: bytes | None) -> bool:
+        """Fold one record of {p}.catalog in; None is a tombstone. False: it is for others, and changes nothing here.
+
+        Raises msgspec.ValidationError for what is not a catalog record.
+        """
         name = key.decode()
         if name.startswith(CONTROL_KEY_PREFIX):
-            if key == CONTROL_KEY:
-                self.control = decode_control(value) if value is not None else ControlSpec()
+            if key != CONTROL_KEY:
+                return False
+            self.control = decode_control(value) if value is not None else ControlSpec()
         elif name.startswith(LEARNED_KEY_PREFIX):
-            if key == LEARNED_KEY:
-                self.learned = decode_learned(value) if value is not None else Learned()
+            if key != LEARNED_KEY:
+                return False
+            self.learned = decode_learned(value) if value is not None else Learned()
         elif name.startswith(TASK_KEY_PREFIX):
             task_name = name.removeprefix(TASK_KEY_PREFIX)
             if value is None:
@@ -133,6 +138,7 @@ class Catalog(msgspec.Struct):
                 self.retired[name] = gone.revision
         else:
             self.endpoints[name] = decode_endpoint(value)
+        return True
 
     def variants(self) -> dict[str, VariantSpec]:
         """Every variant by its key."""

@@ -72,7 +72,7 @@ class ControlPolicy:
         """In force, as far as is known here."""
         self.history: deque[Decision] = deque(maxlen=settings.history_max)
         self._workers = ObservedWorkers(settings, type_of)
-        self._costs = ObservedCosts(settings, costs, self._workers.lies)
+        self.costs = ObservedCosts(settings, costs, self._workers.lies)
         self._demand = ObservedDemand(settings, make_forecaster, self._workers.lies)
         self._triggers = Triggers(settings)
         self._catalog = Catalog()
@@ -103,7 +103,7 @@ class ControlPolicy:
         known = self._workers.get(report.worker)
         if known is not None and known.report is report:
             binding = self._bindings.get(report.worker)
-            self._costs.observe(report, known.type, binding.threads if binding is not None else max(report.threads, 1), now_ms)
+            self.costs.observe(report, known.type, binding.threads if binding is not None else max(report.threads, 1), now_ms)
 
     def observe_dispatcher(self, report: DispatcherReport, now_ms: float) -> None:
         """Follow a dispatcher's counters."""
@@ -126,7 +126,7 @@ class ControlPolicy:
         renewed = {key for key in before.keys() & now.keys() if (before[key].sha256, before[key].call) != (now[key].sha256, now[key].call)}
         if (self._catalog.tasks, self._trees.keys()) != (catalog.tasks, catalog.endpoints.keys()) or self._catalog.endpoints != catalog.endpoints:
             self._triggers.note("catalog", "the catalog changed")
-        self._costs.forget(renewed)
+        self.costs.forget(renewed)
         self._workers.forgive(renewed | (now.keys() - before.keys()))
         known = sorted(catalog.endpoints)[: self.settings.endpoints_max]
         self._trees = {name: self._tree(name, catalog) for name in known}
@@ -181,7 +181,7 @@ class ControlPolicy:
         self._demand.tick(now_ms)
         self._trigger = self._triggers.begin(now_ms)
         snapshot = self.glimpse(now_ms)
-        self._unmeasured = set(self._costs.unmeasured(self._catalog, {worker.type: worker.accelerator for worker in snapshot.workers}))
+        self._unmeasured = set(self.costs.unmeasured(self._catalog, {worker.type: worker.accelerator for worker in snapshot.workers}))
         self._triggers.planned_for({endpoint.endpoint: endpoint.forecast_rps for endpoint in snapshot.endpoints})
         return snapshot
 
@@ -193,7 +193,7 @@ class ControlPolicy:
         return Snapshot(
             at_ms=now_ms,
             endpoints=endpoints,
-            variants=self._costs.variants(self._catalog, {worker.type: worker.accelerator for worker in workers}),
+            variants=self.costs.variants(self._catalog, {worker.type: worker.accelerator for worker in workers}),
             workers=workers,
             plan=self.plan,
             hop_ms=self.settings.hop_ms,

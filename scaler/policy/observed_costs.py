@@ -114,7 +114,7 @@ class ObservedCosts:
 
     def variants(self, catalog: Catalog, types: dict[str, str]) -> tuple[Variant, ...]:
         """The catalog's variants with their costs on these types (accelerator class by type); one without any cost cannot be planned."""
-        known = self._known()
+        known = self.known()
         found: list[Variant] = []
         for key, spec in sorted(catalog.variants().items()):
             costs: dict[str, Cost] = {}
@@ -140,7 +140,7 @@ class ObservedCosts:
                 if accelerator in spec.accelerators and (key, type_) not in measured:
                     yield key, type_
 
-    def _known(self) -> dict[tuple[str, str], Cost]:
+    def known(self) -> dict[tuple[str, str], Cost]:
         """Given and learned, by variant key and type."""
         by_threads: dict[tuple[str, str], dict[int, Latencies]] = {}
         loads: dict[tuple[str, str], list[float]] = {}

@@ -39,6 +39,7 @@ QUICK = LoopSettings(
     first_warm_up_ms=100.0,
     read_ms=20,
     say_s=0.1,
+    costs_interval_ms=100.0,
     lag_s=0.1,
 )
 

@@ -11,10 +11,12 @@ import pytest
 from scaler_fleet import ENDPOINT, QUICK, Fleet, InProcess, fleet_on, loop_on, metric, task
 
 from broker.memory import MemoryLog
+from deploy.snapshots import read_topic
 from scaler.control_loop import ScalerStalled
 from scaler.control_loop_feed import Listener
 from scaler.optimizer_runner import GuardedOptimizers, OptimizerRunner
 from scaler.policy.guarded import GuardSettings
+from schemas.learned_costs import LEARNED_COSTS_KEY
 from schemas.names import Names
 from schemas.plan import Binding, Plan
 from schemas.telemetry import HostedVariant, WorkerReport
@@ -77,6 +79,29 @@ async def test_a_new_leader_goes_on_from_the_last_plan_and_from_what_was_reporte
     led = (await fleet.history("led"))[-1]
     assert led.scaler == "two"
     assert "knows 2 workers" in led.reason
+
+
+async def test_a_new_leader_knows_what_variants_cost_that_nobody_hosts_any_more(fleet: Fleet, eventually: Eventually) -> None:
+    optimizer = InProcess()
+    async with loop_on(fleet, optimizers=optimizer):
+        await eventually(lambda: optimizer.snapshots and {variant.key for variant in optimizer.snapshots[-1].variants} == BOTH)
+        await eventually(lambda: kept_costs(fleet))
+    last = await fleet.newest()
+    small = tuple(msgspec.structs.replace(binding, variants=("t/small",)) for binding in last.bindings)
+    await fleet.publish(msgspec.structs.replace(last, epoch=last.epoch + 1, bindings=small))
+    await eventually(lambda: all(found == {"t/small"} for found in hosted(fleet.plan).values()))
+    await asyncio.sleep(0.3)  # of what was told before, nothing is read
+    optimizer, epoch = InProcess(), fleet.plan.epoch
+    async with loop_on(fleet, "two", settings=msgspec.structs.replace(QUICK, replay_ms=150.0), optimizers=optimizer):
+        await eventually(lambda: optimizer.snapshots)
+        assert {variant.key for variant in optimizer.snapshots[0].variants} == BOTH
+        await eventually(lambda: optimizer.asked >= 2)
+    later = [plan for plan in await fleet.log_plans() if plan.epoch > epoch]
+    assert all(plan.optimizer for plan in later), "what is known is not tried"
+
+
+async def kept_costs(fleet: Fleet) -> bool:
+    return any(record.key == LEARNED_COSTS_KEY for record in await read_topic(fleet.log, fleet.names.catalog))
 
 
 async def test_one_leads_and_the_other_takes_over(fleet: Fleet, eventually: Eventually) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 
 from schemas.control import ControlSpec, decode_control, encode_control
+from schemas.learned_costs import LearnedCost, LearnedCosts, decode_learned_costs, encode_learned_costs
 from schemas.plan import Binding, Plan, decode_plan, encode_plan
 from schemas.plan_journal import Explanation, Forecast, PlanDecision, Rules, decode_decision, encode_decision
+from schemas.profile import Latency
 from schemas.telemetry import ScalerReport, decode_reported, encode_telemetry
 
 PLAN = Plan(
@@ -47,12 +49,29 @@ SCALER = ScalerReport(
     scaler="scaler-1", incarnation=1_700_000_000_000, at_ms=1_700_000_001_000, leads_since_ms=1_700_000_000_500, epoch=8, optimizer="headrace"
 )
 
+COSTS = LearnedCosts(
+    costs=(
+        LearnedCost(
+            variant="fashion/wide",
+            model="ab" * 32,
+            type="cpu AMD EPYC x2",
+            latency={2: {1: Latency(2.5, 3.0, 40), 16: Latency(30.0, 33.5, 12)}},
+            load_ms=80.5,
+            memory_bytes=1_048_576,
+        ),
+    ),
+    at_ms=1_700_000_000_000,
+    by="scaler-1",
+)
+
 Kind = tuple[str, Any, Callable[[bytes], Any], Callable[[Any], bytes]]
 """File, what it says, how that is read and written."""
+
 CONTROL_KINDS: list[Kind] = [
     ("plan-v2.json", PLAN, decode_plan, encode_plan),
     ("plan-decision-v1.json", DECISION, decode_decision, encode_decision),
     ("plan-decision-kept-v1.json", msgspec.structs.replace(DECISION, kind="kept", plan=None, rules=None), decode_decision, encode_decision),
     ("catalog-control-v1.json", CONTROL, decode_control, encode_control),
+    ("catalog-learned-costs-v1.json", COSTS, decode_learned_costs, encode_learned_costs),
     ("telemetry-scaler-v1.json", SCALER, decode_reported, encode_telemetry),
 ]
