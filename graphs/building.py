@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TypeGuard
 
 import msgspec
 
@@ -26,7 +27,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class Builder:
     """One graph under construction."""
 
-    def __init__(self, spec: GraphSpec, tasks: Mapping[str, TaskSpec]) -> None:
+    def __init__(self, spec: GraphSpec, tasks: Mapping[str, TaskSpec], *, shadows: bool = True) -> None:
+        """Without `shadows`: a shadow is another name of its primary."""
+        self._shadows = shadows
         self._spec = spec
         self._tasks = tasks
         self.nodes: dict[str, Node] = {}
@@ -73,13 +76,21 @@ class Builder:
 
     def _create(self, sight: Sight) -> dict[str, Node]:
         level = self._levels[sight.path] = {}
+        others = {} if self._shadows else {name: spec.primary for name, spec in sight.nodes.items() if _is_shadow_beside(spec, sight)}
         for name, spec in sight.nodes.items():
+            if name in others:
+                continue
             path = (*sight.path, name)
             node = level[name] = _KINDS[type(spec)](name, "/".join(path))
             self._specs.append((node, spec, sight))
             if isinstance(spec, spec_of.ForEachNode) and isinstance(node, ForEachNode):
                 self.rows_max[node.path] = spec.rows_max
                 node.inner = self._create(Sight(spec.nodes, sight, path, spec))
+        for name in others:
+            primary = name
+            while primary in others:
+                primary = others[primary]
+            level[name] = level[primary]
         return level
 
     def _connect(self, node: Node, spec: spec_of.Node, sight: Sight) -> None:
@@ -189,6 +200,11 @@ class Builder:
         else:
             return
         node.stage = self.stages[node.path] = stage
+
+
+def _is_shadow_beside(spec: spec_of.Node, sight: Sight) -> TypeGuard[spec_of.ShadowNode]:
+    """Whether it is a shadow of a node of its own level."""
+    return isinstance(spec, spec_of.ShadowNode) and spec.primary in sight.nodes
 
 
 def _outer_links(node: ForEachNode) -> Iterator[Link]:

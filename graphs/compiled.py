@@ -20,8 +20,10 @@ from schemas.graph import GraphSpec
 class Graph:
     """The nodes of a graph with all names looked up; immutable, shared by all its runs."""
 
-    def __init__(self, spec: GraphSpec, built: Builder) -> None:
+    def __init__(self, spec: GraphSpec, built: Builder, lean: Graph | None = None) -> None:
         """From a spec without problems: use `compile_graph`."""
+        self.lean = lean
+        """The same without its shadows; None where it has none."""
         self.spec = spec
         self.stages: dict[str, Stage] = built.stages
         """By path; an ensemble's combine stage under the ensemble's path."""
@@ -71,6 +73,13 @@ def compile_graph(spec: GraphSpec, tasks: Mapping[str, TaskSpec]) -> Graph:
     problems = problems_of(spec, tasks)
     if problems:
         raise GraphInvalid(problems)
-    built = Builder(with_comparisons(spec), tasks)
+    compared = with_comparisons(spec)
+    built = _built(compared, tasks, shadows=True)
+    shadows = any(stage.shadow for stage in built.stages.values())
+    return Graph(spec, built, Graph(spec, _built(compared, tasks, shadows=False)) if shadows else None)
+
+
+def _built(spec: GraphSpec, tasks: Mapping[str, TaskSpec], *, shadows: bool) -> Builder:
+    built = Builder(spec, tasks, shadows=shadows)
     built.build()
-    return Graph(spec, built)
+    return built

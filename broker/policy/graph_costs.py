@@ -63,6 +63,14 @@ class GraphCosts:
             way_ms = self._reserves[key] = way_to_the_answer_ms(graph, stage_ms)
         return 2.0 * settings.hop_ms + min(way_ms, left_ms / 2.0)
 
+    def affordable(self, graph: Graph) -> Graph:
+        """The graph, or where none of its shadows would be computed now the same without them: what is begun for them would only cost time."""
+        if graph.lean is None:
+            return graph
+        fleet = self._fleet
+        tasks = {fleet.graphs.ladder_of(stage) for stage in graph.stages.values() if stage.shadow}
+        return graph.lean if all(task in fleet.ladders and fleet.pool(task).pressed for task in tasks) else graph
+
     def work_of(self, entry: Entry, graph: Graph) -> dict[str, float]:
         """By task: what of the path's work (`entry.work_ms`) is its stages', as that of their cheapest variants is to each other."""
         estimates, key = self.of(entry.endpoint, graph, entry.rows), (id(graph), entry.rows)

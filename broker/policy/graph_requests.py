@@ -85,8 +85,8 @@ class GraphRequests:
         self, entry: Entry, compiled: Compiled, replayed: Sequence[tuple[StageRecord, bytes]], now_ms: float, commands: Commands
     ) -> Refusal | None:
         """Begin; a refusal where its first stages cannot be run as asked. `replayed`: stage records of an earlier owner."""
-        graph, revision = compiled.graph, compiled.revision
-        assert graph is not None
+        assert compiled.graph is not None
+        graph, revision = compiled.graph if replayed else self._costs.affordable(compiled.graph), compiled.revision
         assert entry.floor is not None
         try:
             fields, tensors = self._open_request(entry.payload, graph)

@@ -97,10 +97,29 @@ def nodes(draw: st.DrawFn, names: list[str]) -> Node:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """A graph of every kind of node, without what its output does not need."""
+    """A graph of every kind of node, without what its output does not need; sometimes without its shadows, too."""
+    graph = _needed(draw(levels(1)))
+    return graph.lean if graph.lean is not None and draw(st.booleans()) else graph
+
+
+@st.composite
+def shadowed_graphs(draw: st.DrawFn) -> Graph:
+    """With a shadow at the end."""
+    chosen = draw(levels(2))
+    *others, last = chosen
+    return _needed(chosen | {"out": ShadowNode(primary=last, copy=draw(st.sampled_from(others)))})
+
+
+@st.composite
+def levels(draw: st.DrawFn, least: int) -> dict[str, Node]:
+    """The outermost level."""
     chosen: dict[str, Node] = {}
-    for index in range(draw(st.integers(1, 9))):
+    for index in range(draw(st.integers(least, 9))):
         chosen[f"n{index}"] = draw(nodes(list(chosen)))
+    return chosen
+
+
+def _needed(chosen: dict[str, Node]) -> Graph:
     while True:
         try:
             return compile_graph(GraphSpec(nodes=chosen, output=list(chosen)[-1]), TASKS)

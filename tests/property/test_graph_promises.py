@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from random import Random
+from zlib import crc32
 
 import numpy as np
-from graph_world import DEADLINE_MS, RESERVE_MS, TASKS, World, graphs, whole
-from hypothesis import HealthCheck, given, settings
+from graph_world import DEADLINE_MS, RESERVE_MS, TASKS, World, graphs, real, shadowed_graphs, whole
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from graphs.commands import Fail, Finish, RunStage
@@ -67,6 +68,44 @@ def test_all_records_read_before_the_request_leave_nothing_to_do(graph: Graph, s
     commands = advance(again, Started({}, {"rows": whole("rows", [5, 6])}), DEADLINE_MS)
     new = [command.instance for command in commands if isinstance(command, RunStage) and not command.shadow]
     assert not set(new) & set(world.done)
+
+
+@settings(QUICK, max_examples=150)
+@given(graph=shadowed_graphs())
+def test_without_its_shadows_a_graph_answers_the_same(graph: Graph) -> None:
+    assume(graph.lean is not None)
+    assert graph.lean is not None
+    (whole_end, copies), (lean_end, none) = answered(graph), answered(graph.lean)
+    assert whole_end == lean_end
+    assert not none
+    assert set(graph.stages) == set(graph.lean.stages), "their records go to the same topics"
+    event(f"copies ran: {bool(copies)}")
+
+
+def answered(graph: Graph) -> tuple[object, list[str]]:
+    """What a run ends with whose stages say what their inputs' names and their own make of it; and the stages that ran for shadows only."""
+    run = Run(graph, "id", "tenant", 0.0, DEADLINE_MS, reserve_ms=RESERVE_MS)
+    waiting = advance(run, Started({}, {"rows": whole("rows", [5, 6])}), 0.0)
+    ends: list[object] = []
+    copies: list[str] = []
+    while waiting:
+        command = waiting.pop(0)
+        if isinstance(command, Finish):
+            ends.append(({tensor.name: tensor.data for tensor in command.tensors}, command.accuracy))
+        elif isinstance(command, Fail):
+            ends.append((command.code, command.message))
+        elif isinstance(command, RunStage):
+            copies += [command.instance] if command.shadow else []
+            number = crc32(command.stage.path.encode())
+            made = {"y": real("y", number % 100 / 100), "rows": whole("rows", list(range(number % 4)))}
+            wanted = command.stage.outputs
+            tensors = {name: tensor for name, tensor in made.items() if wanted is None or name in wanted}
+            step = PathStep(
+                stage=command.stage.path, variant="v", accuracy=0.9, accelerator="cpu", device="d", queued_ms=0.0, computed_ms=1.0, batch_size=1
+            )
+            waiting += advance(run, StageDone(command.instance, tensors, "t/v2", 0.9, step, 0.0), 0.0)
+    (end,) = ends
+    return end, copies
 
 
 POLICIES = st.sampled_from(["all", "at_least", "best_by_deadline"])

@@ -175,6 +175,7 @@ def test_a_lane_that_is_free_for_a_moment_only_has_nothing_for_shadows(pause_ms:
             sent += [send.entry.instance for send in stage.sends[before:]]
     assert sent.count("main") == 100
     assert ("copy" in sent) is copied
+    assert stage.policy.waiting < 10, "what would not be computed is not even begun"
 
 
 EACH = GraphSpec(
