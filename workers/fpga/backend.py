@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 
 import msgspec
 import structlog
@@ -18,12 +20,13 @@ from workers.backend import BackendOptions, Device, Loaded, Tensors
 from workers.feeds import Feeds
 from workers.fpga import board_messages as say
 from workers.fpga.board_keeper import BoardKeeper
+from workers.fpga.board_process import BoardProcess, Turn
 from workers.fpga.boards import BoardChoice, read_choice
 from workers.fpga.errors import BoardLost
 from workers.fpga.latency_line import LatencyLine
 from workers.fpga.manifest import Manifest, Package, check_fits
 from workers.fpga.package_file import read_variant_model
-from workers.fpga.packing import Packing
+from workers.fpga.packing import Array, Packing
 from workers.onnx_files import read_variant
 
 logger = structlog.get_logger()
@@ -52,6 +55,9 @@ class _Variant(msgspec.Struct, eq=False):
 class FpgaBackend:
     """One board. `--device` says which: an address (PYNQ.remote), `emulated`, or nothing for the board that this runs on."""
 
+    batches_at_once = say.SLOTS
+    """One is packed, or its results are read, while the board computes another one."""
+
     def __init__(self, options: BackendOptions) -> None:
         self._choice: BoardChoice = read_choice(options.device)
         self._folder = (options.cache_folder or Path(tempfile.gettempdir()) / "headrace-fpga") / "fpga" / self._choice.folder_name
@@ -60,14 +66,21 @@ class FpgaBackend:
         self._variants: dict[str, _Variant] = {}
         self._state = BoardState()
         self._clock_mhz = 0.0
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        """The free ones."""
+        for slot in range(self.batches_at_once):
+            self._slots.put(slot)
+        self._placing, self._ordering, self._telling = threading.Lock(), threading.Lock(), threading.Lock()
+        self._ordered = (0, "")
+        """Generation and overlay of what the board's process was asked for last."""
 
     def describe(self) -> Device:
         """Raises DeviceUnavailable (BoardLost) while the board is away or not as it was left; one that is back has its variants then."""
         opened = self._keeper.open()
-        self._ask(say.Tell(), LOOK_MS_MAX)
-        for variant in self._variants.values():
-            if variant.generation != self._keeper.generation:
-                self._place(variant)
+        process = self._keeper.process()
+        self._ask(process, say.Tell(), LOOK_MS_MAX)
+        for variant in list(self._variants.values()):
+            self._place(process, variant)
         return Device(accelerator="fpga", name=opened.device, runtime=opened.runtime)
 
     def load(self, key: str, spec: VariantSpec, file: Path, *, batch_size_max: int, threads: int) -> Loaded:
@@ -82,7 +95,8 @@ class FpgaBackend:
         source, sink = manifest.source.packing(), manifest.sink.packing()
         order = self._order(key, package, source, sink, batch_size_max)
         variant = _Variant(order, manifest, Feeds(model.spec), source, sink, LatencyLine(), -1)
-        loaded = self._place(variant)
+        loaded = self._place(self._keeper.process(), variant)
+        assert loaded is not None
         self._variants[key] = variant
         return Loaded(
             spec=model.spec,
@@ -104,19 +118,35 @@ class FpgaBackend:
                 f"input {variant.manifest.source.name!r} has rows of shape {list(array.shape[1:])}, expected {list(variant.source.shape)}"
             )
         process = self._keeper.process()
-        if variant.generation != self._keeper.generation:
-            self._place(variant)
-            process = self._keeper.process()
-        source, sink = variant.source, variant.sink
-        source.pack(array, process.source[: rows * source.row_bytes].reshape(rows, source.row_bytes))
+        self._place(process, variant)
+        slot = self._slots.get()
+        try:
+            return self._through(process, variant, array, slot)
+        finally:
+            self._slots.put(slot)
+
+    def _through(self, process: BoardProcess, variant: _Variant, array: Array, slot: int) -> Tensors:
+        """One batch through this slot of the memory that the process shares. Raises BoardLost."""
+        rows, source, sink, post = array.shape[0], variant.source, variant.sink, variant.manifest.post
+        source_area, sink_area = process.areas[slot]
+        source.pack(array, source_area[: rows * source.row_bytes].reshape(rows, source.row_bytes))
+        packed = sink_area[: rows * sink.row_bytes].reshape(rows, sink.row_bytes)
         deadline_ms = variant.latency.deadline_ms(rows)
-        expected_ms = LOOK_EARLY * (variant.latency.expected_ms(rows) or 0.0)
-        order = say.Run(key=key, rows=rows, expected_ms=expected_ms, deadline_ms=deadline_ms, twice=self._choice.twice, clock_mhz=self._clock_mhz)
-        ran = self._ask(order, (2 if self._choice.twice else 1) * deadline_ms + MARGIN_MS + self._switch_ms(variant))
+        order = say.Run(
+            key=variant.order.key,
+            rows=rows,
+            slot=slot,
+            expected_ms=LOOK_EARLY * (variant.latency.expected_ms(rows) or 0.0),
+            deadline_ms=deadline_ms,
+            twice=self._choice.twice,
+            clock_mhz=self._clock_mhz,
+        )
+        turn, switch_ms = self._send(process, variant, order)
+        ran = self._receive(process, turn, (2 if self._choice.twice else 1) * deadline_ms + MARGIN_MS + switch_ms)
         assert isinstance(ran, say.Ran)
-        self._seen(variant, ran.clock_mhz, ran.switched_ms, ran.temperature_celsius)
-        variant.latency.observe(rows, ran.accelerator_ms, looks=ran.polls)
-        packed, post = process.sink[: rows * sink.row_bytes].reshape(rows, sink.row_bytes), variant.manifest.post
+        with self._telling:
+            self._seen(variant, ran.clock_mhz, ran.switched_ms, ran.temperature_celsius)
+            variant.latency.observe(rows, ran.accelerator_ms, looks=ran.polls)
         # The next batch is written over what is there: only what post-processing makes anew needs no copy.
         values = sink.unpack(packed) if post.as_it_is else sink.view(packed)
         return {variant.manifest.sink.name: post.apply(values)}
@@ -125,11 +155,11 @@ class FpgaBackend:
         if self._variants.pop(key, None) is None:
             return
         with contextlib.suppress(DeviceUnavailable):  # where the board is lost, so is what it held
-            self._ask(say.Unload(key=key), LOAD_MS_MAX)
+            self._ask(self._keeper.process(), say.Unload(key=key), LOAD_MS_MAX)
 
     def tell(self) -> say.Told:
         """Clock, temperature and overlay of the board now. Raises BoardLost."""
-        told = self._ask(say.Tell(), LOAD_MS_MAX)
+        told = self._ask(self._keeper.process(), say.Tell(), LOAD_MS_MAX)
         assert isinstance(told, say.Told)
         return told
 
@@ -150,36 +180,48 @@ class FpgaBackend:
         """Give the board back."""
         self._keeper.close()
 
-    def _switch_ms(self, variant: _Variant) -> float:
-        """Where another overlay was used last, this one comes first: as long as such changes took, with room to spare."""
-        if self._state.overlay == variant.manifest.bitfile_sha256:
-            return 0.0
-        return SWITCH_MS_FLOOR + SWITCH_FACTOR * self._state.reconfiguration_ms
+    def _send(self, process: BoardProcess, variant: _Variant, order: say.Request) -> tuple[Turn, float]:
+        """Also milliseconds for the change of overlays that comes first, where another one was asked for last: as such changes took, with room."""
+        overlay = variant.manifest.bitfile_sha256
+        with self._ordering:
+            last, self._ordered = self._ordered, (process.generation, overlay)
+            turn = process.send(order)
+        return turn, 0.0 if last == self._ordered else SWITCH_MS_FLOOR + SWITCH_FACTOR * self._state.reconfiguration_ms
 
     def _seen(self, variant: _Variant, clock_mhz: float, switched_ms: float, temperature_celsius: float) -> None:
+        state, overlay, clock_mhz = self._state, variant.manifest.bitfile_sha256, round(clock_mhz, 3)
+        if (overlay, clock_mhz, temperature_celsius) == (state.overlay, state.clock_mhz, state.temperature_celsius) and not switched_ms:
+            return
         self._state = BoardState(
-            overlay=variant.manifest.bitfile_sha256,
-            clock_mhz=round(clock_mhz, 3),
+            overlay=overlay,
+            clock_mhz=clock_mhz,
             temperature_celsius=temperature_celsius,
-            reconfiguration_ms=round(switched_ms or self._state.reconfiguration_ms, 1),
+            reconfiguration_ms=round(switched_ms or state.reconfiguration_ms, 1),
         )
 
-    def _place(self, variant: _Variant) -> say.Loaded:
-        """Bring it onto the board. Raises ModelRefused, BoardLost."""
-        self._keeper.process()
-        generation = self._keeper.generation
-        reply = self._ask(variant.order, LOAD_MS_MAX)
-        assert isinstance(reply, say.Loaded)
-        variant.generation = generation
-        self._seen(variant, reply.clock_mhz, reply.reconfigured_ms, self._state.temperature_celsius)
-        return reply
+    def _place(self, process: BoardProcess, variant: _Variant) -> say.Loaded | None:
+        """Bring it onto the board; None where it is there. Raises ModelRefused, BoardLost."""
+        if variant.generation == process.generation:
+            return None
+        with self._placing:
+            if variant.generation == process.generation:
+                return None
+            turn, _ = self._send(process, variant, variant.order)
+            reply = self._receive(process, turn, LOAD_MS_MAX)
+            assert isinstance(reply, say.Loaded)
+            variant.generation = process.generation
+            with self._telling:
+                self._seen(variant, reply.clock_mhz, reply.reconfigured_ms, self._state.temperature_celsius)
+            return reply
 
-    def _ask(self, request: say.Request, timeout_ms: float) -> say.Reply:
-        process = self._keeper.process()
+    def _ask(self, process: BoardProcess, request: say.Request, timeout_ms: float) -> say.Reply:
+        return self._receive(process, process.send(request), timeout_ms)
+
+    def _receive(self, process: BoardProcess, turn: Turn, timeout_ms: float) -> say.Reply:
         try:
-            reply = process.ask(request, timeout_ms)
+            reply = process.receive(turn, timeout_ms)
         except BoardLost as error:
-            self._keeper.lost(str(error))
+            self._keeper.lost(process, str(error))
             raise
         if isinstance(reply, say.Refused):
             raise ModelRefused(reply.reason)

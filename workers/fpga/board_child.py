@@ -23,7 +23,7 @@ def main(connection_descriptor: int, memory_descriptor: int, life_descriptor: in
     warnings.simplefilter("ignore")
     threading.Thread(target=_end_with_worker, args=(life_descriptor,), daemon=True).start()
     connection = socket.socket(fileno=connection_descriptor)
-    shared: Bytes = np.memmap(os.fdopen(memory_descriptor, "r+b"), np.uint8, "r+", shape=(2 * say.AREA_BYTES,))
+    shared: Bytes = np.memmap(os.fdopen(memory_descriptor, "r+b"), np.uint8, "r+", shape=(say.SHARED_BYTES,))
     order = say.receive_request(connection)
     if not isinstance(order, say.Open):
         return

@@ -39,7 +39,7 @@ class BoardKeeper:
         self._opening: threading.Thread | None = None
         self._closed = threading.Event()
         self._board_lock: int | None = None
-        self.generation = 0
+        self._generation = 0
         """Counts the processes: what was loaded in an earlier one is gone."""
 
     def open(self) -> say.Opened:
@@ -63,12 +63,12 @@ class BoardKeeper:
             return self.process()
         raise BoardLost(f"the board is away ({self._reason}); it is looked for")
 
-    def lost(self, reason: str) -> None:
-        """End the process, and start another one in the background."""
+    def lost(self, process: BoardProcess, reason: str) -> None:
+        """End this process, and start another one in the background; nothing where somebody has said so already."""
         with self._lock:
-            process, self._process, self._reason = self._process, None, reason
-            if process is None:
+            if process is not self._process:
                 return
+            self._process, self._reason = None, reason
             logger.warning("board lost", target=self._order.target or "here", reason=reason)
             process.end()
             self._opening = threading.Thread(target=self._reopen, name="board-keeper", daemon=True)
@@ -138,8 +138,9 @@ class BoardKeeper:
             if self._closed.is_set():
                 process.end()
                 return
+            self._generation += 1
+            process.generation = self._generation
             self._process, self._opened, self._reason = process, opened, ""
-            self.generation += 1
 
     def _take_lock(self) -> None:
         """One worker to a board: a lock of this machine, which the kernel gives back however the worker ends."""

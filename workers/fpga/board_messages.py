@@ -12,7 +12,10 @@ from workers.fpga.packing import Bytes
 
 MESSAGE_BYTES_MAX = 60_000
 AREA_BYTES = 16 << 20
-"""Of the shared memory, for packed input, and the same for packed output."""
+"""Of the shared memory, for packed input of one batch, and the same for packed output."""
+SLOTS = 2
+"""Batches that lie in the shared memory at once: one that the board computes, and one that the worker packs or reads."""
+SHARED_BYTES = 2 * SLOTS * AREA_BYTES
 
 
 class Open(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -72,6 +75,8 @@ class Run(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
     key: str
     rows: int
+    slot: int = 0
+    """Where in the shared memory."""
     expected_ms: float
     """What it is thought to take: no look at the board before that."""
     deadline_ms: float
@@ -162,6 +167,7 @@ def receive_reply(connection: socket.socket, until_s: float) -> Reply | None:
     return _decode_reply(data) if data else None
 
 
-def areas(shared: Bytes) -> tuple[Bytes, Bytes]:
-    """Packed input, packed output."""
-    return shared[:AREA_BYTES], shared[AREA_BYTES : 2 * AREA_BYTES]
+def areas(shared: Bytes) -> tuple[tuple[Bytes, Bytes], ...]:
+    """By slot: packed input, packed output."""
+    halves = [shared[at : at + AREA_BYTES] for at in range(0, SHARED_BYTES, AREA_BYTES)]
+    return tuple(zip(halves[::2], halves[1::2], strict=True))

@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import weakref
+from collections import deque
 from pathlib import Path
 
 import msgspec
@@ -22,6 +24,7 @@ from workers.fpga.errors import BoardLost
 from workers.fpga.packing import Bytes
 
 END_SECONDS = 5.0
+Turn = threading.Lock
 # The search path of the worker, behind the private copy of pynq, before the child imports anything. It moves bytes: a pool of threads that
 # wakes up for each batch of an emulated fabric would only cost time.
 _BOOTSTRAP = """
@@ -34,7 +37,10 @@ main(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
 
 
 class BoardProcess:
-    """One child process, and with it one session with the board. Call it from one thread at a time; after BoardLost it is of no use any more."""
+    """One child process, and with it one session with the board; after BoardLost it is of no use any more.
+
+    The child answers in the order in which it was asked. Several threads may ask: each takes a turn by asking, and reads when its turn has come.
+    """
 
     def __init__(self, pynq_folder: Path) -> None:
         """Starts it, and does not wait for it. Raises BoardLost where there can be no process."""
@@ -42,8 +48,8 @@ class BoardProcess:
         life, held = os.pipe()
         memory = os.memfd_create("headrace-board", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(memory, 2 * say.AREA_BYTES)
-            self._memory = mmap.mmap(memory, 2 * say.AREA_BYTES)
+            os.ftruncate(memory, say.SHARED_BYTES)
+            self._memory = mmap.mmap(memory, say.SHARED_BYTES)
             path = [str(pynq_folder), *sys.path]
             arguments = [json.dumps(path), str(theirs.fileno()), str(memory), str(life)]
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and no shell
@@ -64,7 +70,13 @@ class BoardProcess:
         self._connection = ours
         self._end = weakref.finalize(self, _end, self._process, ours, held)
         shared: Bytes = np.frombuffer(self._memory, np.uint8)
-        self.source, self.sink = say.areas(shared)
+        self.areas = say.areas(shared)
+        """By slot: packed input, packed output."""
+        self.generation = 0
+        """Counts the processes of one board; whoever keeps them says it."""
+        self._turns: deque[Turn] = deque()
+        self._sending = threading.Lock()
+        self._lost = ""
 
     @property
     def pid(self) -> int:
@@ -72,10 +84,39 @@ class BoardProcess:
 
     def ask(self, request: say.Request, timeout_ms: float) -> say.Reply:
         """The answer. Raises BoardLost (and ends the process) where none comes in time, or the process says that the board is lost."""
-        until_s = time.monotonic() + timeout_ms / 1e3
+        return self.receive(self.send(request), timeout_ms)
+
+    def send(self, request: say.Request) -> Turn:
+        """Returns at once; `receive` must follow. Whoever comes later is answered later."""
+        turn = threading.Lock()
+        with self._sending:
+            if self._turns:
+                turn.acquire()  # whoever is before it lets it go
+            self._turns.append(turn)
+            # A process that is gone shows when its answer is read.
+            with contextlib.suppress(OSError):
+                say.send(self._connection, request)
+        return turn
+
+    def receive(self, turn: Turn, timeout_ms: float) -> say.Reply:
+        """The answer; `timeout_ms` counts from when it can be worked on: all that was asked before has its answer by then. Raises as `ask`."""
+        turn.acquire()
         try:
-            say.send(self._connection, request)
-            reply = say.receive_reply(self._connection, until_s)
+            return self._read(timeout_ms)
+        except BoardLost as error:
+            self._lost = self._lost or str(error)
+            raise
+        finally:
+            with self._sending:
+                self._turns.popleft()
+                if self._turns:
+                    self._turns[0].release()
+
+    def _read(self, timeout_ms: float) -> say.Reply:
+        if self._lost:
+            raise BoardLost(self._lost)
+        try:
+            reply = say.receive_reply(self._connection, time.monotonic() + timeout_ms / 1e3)
         except TimeoutError:
             self.end()
             raise BoardLost(f"the board did not answer within {timeout_ms:.0f} ms") from None
@@ -110,6 +151,8 @@ class BoardProcess:
 
 
 def _end(process: subprocess.Popen[bytes], connection: socket.socket, held: int) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)  # wakes whoever reads
     connection.close()
     os.close(held)
     if process.poll() is None:

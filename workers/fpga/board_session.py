@@ -55,15 +55,15 @@ class _Variant(msgspec.Struct):
     sink: Any
     addresses: tuple[int, int]
     """Physical ones: asked for once, as each question is a round trip."""
-    parts: dict[int, _Part] = {}
-    """By rows: pynq's buffers are slow to slice."""
+    parts: dict[tuple[int, int], _Part] = {}
+    """By rows and slot: pynq's buffers are slow to slice."""
 
 
 class Session:
     """The board with its variants; at most one overlay is on it at a time."""
 
     def __init__(self, order: say.Open, shared: Bytes) -> None:
-        self._source_area, self._sink_area = say.areas(shared)
+        self._areas = say.areas(shared)
         self._device, self._read_file = _open(order)
         pynq.Device.active_device = self._device
         self._note = self._read_note()
@@ -118,7 +118,7 @@ class Session:
         if variant is None:
             raise NotPossible(f"{order.key} is not loaded")
         switched_ms = self._switch(variant.load, order.clock_mhz)
-        part = variant.parts.get(order.rows) or self._part(variant, order.rows)
+        part = variant.parts.get((order.rows, order.slot)) or self._part(variant, order.rows, order.slot)
         part.source_bytes[:] = part.source_shared
         part.source.flush()
         accelerator_ms, polls = self._compute(variant, part, order)
@@ -135,12 +135,13 @@ class Session:
             temperature_celsius=self._temperature_celsius,
         )
 
-    def _part(self, variant: _Variant, rows: int) -> _Part:
+    def _part(self, variant: _Variant, rows: int, slot: int) -> _Part:
         source, sink = variant.source[:rows], variant.sink[:rows]
+        source_area, sink_area = self._areas[slot]
         # PYNQ.remote fetches buffers whole; on the board itself only what was written needs to be looked at again.
         fetched = variant.sink if self.is_remote else sink
-        part = _Part(source, _plain(source), self._source_area[: source.nbytes], fetched, _plain(sink), self._sink_area[: sink.nbytes])
-        variant.parts[rows] = part
+        part = _Part(source, _plain(source), source_area[: source.nbytes], fetched, _plain(sink), sink_area[: sink.nbytes])
+        variant.parts[rows, slot] = part
         return part
 
     def _compute(self, variant: _Variant, part: _Part, order: say.Run) -> tuple[float, int]:
