@@ -48,7 +48,9 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backend(Protocol):
-    """One device. All methods may block: they are called on a worker thread, one call at a time, never on the event loop (but see `loads_beside`).
+    """One device. All methods may block: they are called on a worker thread, one call at a time, never on the event loop.
+
+    But see `loads_beside` and `batches_at_once`: a backend may allow more.
 
     Plug-ins register a class in the entry-point group `headrace.backends`; it is built as `cls(options)`.
     """
@@ -73,6 +75,15 @@ class Backend(Protocol):
 def loads_beside(backend: Backend) -> bool:
     """Whether it says (`loads_beside = True`) that `load`, and `infer` of a variant that is not served yet, may go on beside `infer` of others."""
     return bool(getattr(backend, "loads_beside", False))
+
+
+def batches_at_once(backend: Backend) -> int:
+    """How many threads may be in `infer` (and one in `describe` beside them), for the same variant or others; all else still comes alone.
+
+    A backend that says more than 1 computes in the order of the calls, and prepares one batch while it computes another. One that loads beside takes
+    batches one by one: what is measured while it loads has the device to itself.
+    """
+    return 1 if loads_beside(backend) else int(getattr(backend, "batches_at_once", 1))
 
 
 @runtime_checkable

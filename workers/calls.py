@@ -16,7 +16,8 @@ def compute_calls(served: Served, batch: Batch, limits: Limits) -> ComputedBatch
     started = time.perf_counter()
     results = [_call(served, queued, limits) for queued in batch.orders]
     rows = sum(result.rows for result in results)
-    return ComputedBatch(results, rows, (time.perf_counter() - started) * 1e3)
+    ended = time.perf_counter()
+    return ComputedBatch(results, rows, (ended - started) * 1e3, ended)
 
 
 def _call(served: Served, queued: QueuedOrder, limits: Limits) -> Computed:

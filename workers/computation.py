@@ -46,6 +46,17 @@ class ComputedBatch(msgspec.Struct, eq=False):
     rows: int
     """As computed, padding included; 0 where nothing ran."""
     spent_ms: float
+    ended_s: float
+    """By `time.perf_counter`."""
+
+    def wait_for(self, before_s: float) -> float:
+        """Milliseconds of it in which the batch that ended at `before_s` had the device: they are taken off what it cost."""
+        waited_ms = max((min(before_s, self.ended_s) - self.ended_s) * 1e3 + self.spent_ms, 0.0)
+        if waited_ms:
+            self.spent_ms -= waited_ms
+            for result in self.results:
+                result.computed_ms = min(result.computed_ms, self.spent_ms)
+        return waited_ms
 
 
 class _Member(msgspec.Struct, eq=False):
@@ -74,7 +85,8 @@ def compute(backend: Backend, served: Served, batch: Batch, limits: Limits) -> C
             form = tuple(array.shape[1:] for array in decoded.inputs.values())
             groups.setdefault(form, []).append(_Member(result, decoded))
     rows = sum(_run(backend, served, group) for group in groups.values())
-    return ComputedBatch(results, rows, (time.perf_counter() - started) * 1e3)
+    ended = time.perf_counter()
+    return ComputedBatch(results, rows, (ended - started) * 1e3, ended)
 
 
 def _run(backend: Backend, served: Served, members: list[_Member]) -> int:

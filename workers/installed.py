@@ -5,6 +5,7 @@ from __future__ import annotations
 from workers.backend import Loaded
 from workers.computation import ComputedBatch, Served
 from workers.metrics import WorkerMetrics
+from workers.policy.batcher import Batch
 from workers.policy.device import DevicePolicy
 from workers.policy.forms import Shape
 from workers.policy.hosting import Hosted
@@ -39,7 +40,7 @@ class Installed:
     def forget(self, hosted: Hosted) -> None:
         self._loaded.pop(hosted.handle, None)
 
-    def computed(self, hosted: Hosted, batch: ComputedBatch) -> None:
+    def computed(self, hosted: Hosted, batch: ComputedBatch, order: Batch) -> None:
         """Correct what is expected of the variant; batches that failed say nothing about it."""
         metrics, variant = self._metrics, hosted.variant
         metrics.batches.labels(variant).inc()
@@ -47,4 +48,4 @@ class Installed:
         metrics.batch_rows.labels(variant).observe(batch.rows)
         metrics.compute_seconds.labels(variant).observe(batch.spent_ms / 1e3)
         sound = batch.rows > 0 and all(result.error is None for result in batch.results)
-        self._policy.computed(hosted if sound else None, batch.rows, batch.spent_ms)
+        self._policy.computed(hosted if sound else None, batch.rows, batch.spent_ms, order)

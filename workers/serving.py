@@ -1,4 +1,7 @@
-"""Keeps the device busy: carries out what the device's policy decides, one call on the device at a time, and beside it the loading of one variant."""
+"""Keeps the device busy: carries out what the device's policy decides, one call on the device at a time (or as many batches as its backend takes).
+
+Beside it goes the loading of one variant, where the backend can.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import structlog
 
 from schemas.errors import DeviceUnavailable, HeadraceError
 from workers.answers import Answers
-from workers.backend import Backend, Device, loads_beside
+from workers.backend import Backend, Device, batches_at_once, loads_beside
 from workers.calls import compute_calls
 from workers.computation import Computed, ComputedBatch, Served, compute
 from workers.device_thread import DeviceThread
@@ -53,14 +56,13 @@ class Owner(Protocol):
 
 
 class _Running(msgspec.Struct, eq=False):
-    """The call that is on the device."""
+    """A call that is on the device."""
 
     what: str
     variant: str
-    handle: str
+    thread: DeviceThread
     started_ms: float
     hangs_ms: float
-    batch: Batch | None = None
 
 
 class Serving:
@@ -74,6 +76,9 @@ class Serving:
         self._beside = DeviceThread(f"{settings.name}-beside") if loads_beside(backend) else None
         if self._beside is not None:
             self._beside.start()
+        self._threads = [thread, *(DeviceThread(f"{settings.name}-{number}") for number in range(1, batches_at_once(backend)))]
+        for further in self._threads[1:]:
+            further.start()
         self._settings, self._now_ms, self._owner = settings, now_ms, owner
         self.away = ""
         """Why the device cannot compute now; empty while it can."""
@@ -83,11 +88,15 @@ class Serving:
             memory_bytes_max=device.memory_bytes_max,
             queue_rows_max=settings.limits.worker_queue_rows_max,
             loads_beside=self._beside is not None,
+            batches_at_once=len(self._threads),
         )
         self.hosting = self.policy.hosting
         self.installed = Installed(self.policy, metrics)
         self.answers: Answers | None = None
-        self._running: _Running | None = None
+        self._running: list[_Running] = []
+        """A command, or batches: in the order in which they were started."""
+        self._ended_s = 0.0
+        """When the last batch was done, by `time.perf_counter`."""
         self._preparing: _Running | None = None
         """The load or warming that goes on beside it."""
         self._looking: _Running | None = None
@@ -123,14 +132,14 @@ class Serving:
     def tick(self) -> None:
         """Look for a call that hangs, and for what the hosting policy wants to do by now."""
         now_ms = self._now_ms()
-        for running in (self._running, self._preparing, self._looking):
+        for running in (*self._running, self._preparing, self._looking):
             if running is not None and now_ms - running.started_ms > running.hangs_ms:
                 self._owner.broke(Hung(f"{running.what} of {running.variant} has been on the device for {now_ms - running.started_ms:.0f} ms"))
                 return
         if self.away:
             self._look_at_device()
             return
-        if self._running is not None or self._preparing is not None:
+        if self._running or self._preparing is not None:
             self._used_ms = now_ms
         if now_ms - self._used_ms > self._settings.look_ms:
             self._look_at_device()
@@ -150,6 +159,8 @@ class Serving:
             self._timer.cancel()
         if self._beside is not None:
             self._beside.close()
+        for further in self._threads[1:]:
+            further.close()
 
     def unload_tasks(self) -> None:
         """End the processes of Python tasks, after whatever runs now; models end with this process."""
@@ -171,6 +182,8 @@ class Serving:
             self._prepare(decision.prepare, now_ms)
         if isinstance(decision.start, Batch):
             self._start_batch(decision.start, now_ms)
+            if len(self._running) < len(self._threads):
+                self._pump(arriving=arriving)  # the next one may be ready too
         elif decision.start is not None:
             self._start_command(decision.start, now_ms)
         else:
@@ -191,22 +204,31 @@ class Serving:
         served = self.installed.served(hosted)
         self._used_ms = now_ms
         hangs_ms = max(self._settings.hang_factor * batch.expected_ms, self._settings.hang_ms_min + served.loaded.call_ms_max)
-        self._running = _Running("a batch", batch.variant, served.handle, now_ms, hangs_ms, batch)
+        # What is in front may take all of its time.
+        hangs_ms += sum(running.hangs_ms for running in self._running)
+        taken = {running.thread for running in self._running}
+        thread = next(free for free in self._threads if free not in taken)
+        running = _Running("a batch", batch.variant, thread, now_ms, hangs_ms)
+        self._running.append(running)
         run = partial(compute_calls, served) if served.loaded.call is not None else partial(compute, self._backend, served)
-        self._thread.submit(partial(run, batch, self._settings.limits), partial(self._computed, hosted, served))
+        thread.submit(partial(run, batch, self._settings.limits), partial(self._computed, running, hosted, served, batch))
 
-    def _computed(self, hosted: Hosted, served: Served, result: ComputedBatch | None, error: BaseException | None) -> None:
-        running, self._running = self._running, None
-        if running is not None and isinstance(error, DeviceUnavailable):
-            self.policy.computed(None, 0, 0.0)
-            self._lost(running.batch.orders if running.batch else (), str(error))
+    def _computed(
+        self, running: _Running, hosted: Hosted, served: Served, batch: Batch, result: ComputedBatch | None, error: BaseException | None
+    ) -> None:
+        self._running.remove(running)
+        if isinstance(error, DeviceUnavailable):
+            self.policy.computed(None, 0, 0.0, batch)
+            self._lost(batch.orders, str(error))
             return
-        if running is None or result is None:
+        if result is None:
             self._owner.broke(error or RuntimeError("a batch came back without a result"))
             return
         try:
-            self._answer(served, running, result.results)
-            self.installed.computed(hosted, result)
+            started_ms = running.started_ms + result.wait_for(self._ended_s)
+            self._ended_s = max(self._ended_s, result.ended_s)
+            self._answer(served, started_ms, result.results)
+            self.installed.computed(hosted, result, batch)
         except Exception as raised:  # called back by the event loop, which would only log it: a bug must end the process
             self._owner.broke(raised)
             return
@@ -214,8 +236,9 @@ class Serving:
 
     def _lost(self, orders: Sequence[QueuedOrder], reason: str) -> None:
         """The device is away: whatever it had and whatever waits goes back, and nothing starts until it answers again."""
-        logger.warning("device lost", reason=reason)
-        self.away = reason
+        if not self.away:
+            logger.warning("device lost", reason=reason)
+            self.away = reason
         left = [*orders, *self.batcher.take_all()]
         if left:
             self._owner.returned(left, "lost", reason)
@@ -224,7 +247,7 @@ class Serving:
     def _look_at_device(self) -> None:
         """One look at a time, on the device's own thread; what is to be computed meanwhile comes after it."""
         if self._looking is None and not self._closing:
-            self._looking = _Running("a look", "the device", "", self._now_ms(), self._settings.load_ms_max)
+            self._looking = _Running("a look", "the device", self._thread, self._now_ms(), self._settings.load_ms_max)
             self._thread.submit(self._backend.describe, self._seen)
 
     def _seen(self, _device: Device | None, error: BaseException | None) -> None:
@@ -237,24 +260,23 @@ class Serving:
             self._owner.changed()
             self.pump()
 
-    def _answer(self, served: Served, running: _Running, results: Sequence[Computed]) -> None:
+    def _answer(self, served: Served, started_ms: float, results: Sequence[Computed]) -> None:
         assert self.answers is not None
-        origin = Origin(served.loaded.device, self._device.accelerator, running.started_ms)
+        origin = Origin(served.loaded.device, self._device.accelerator, started_ms)
         answers = self.answers
         answers.send([answers.completed(result, origin) for result in results])
 
     def _start_command(self, command: Command, now_ms: float) -> None:
-        self._running = self._begun(command, now_ms)
+        self._running.append(self._begun(command, now_ms, self._thread))
         self._thread.submit(self._call(command), partial(self._commanded, command))
 
     def _prepare(self, command: Load | Warm, now_ms: float) -> None:
         assert self._beside is not None
-        self._preparing = self._begun(command, now_ms)
+        self._preparing = self._begun(command, now_ms, self._beside)
         self._beside.submit(self._call(command, InTurns(self._backend, self._thread)), partial(self._prepared, command))
 
-    def _begun(self, command: Command, now_ms: float) -> _Running:
-        hosted = command.hosted
-        return _Running(type(command).__name__.lower() + "ing", hosted.variant, hosted.handle, now_ms, self._settings.load_ms_max)
+    def _begun(self, command: Command, now_ms: float, thread: DeviceThread) -> _Running:
+        return _Running(type(command).__name__.lower() + "ing", command.hosted.variant, thread, now_ms, self._settings.load_ms_max)
 
     def _call(self, command: Command, turns: InTurns | None = None) -> Callable[[], Any]:
         hosted = command.hosted
@@ -271,7 +293,7 @@ class Serving:
         self._came(command, result, error)
 
     def _commanded(self, command: Command, result: Any, error: BaseException | None) -> None:
-        self._running = None
+        self._running.clear()
         self.policy.ended()
         self._came(command, result, error)
 

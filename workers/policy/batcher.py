@@ -102,6 +102,7 @@ class _Queue(msgspec.Struct, eq=False):
     heap: list[tuple[int, int, int, QueuedOrder]]
     """(priority, deadline, number, order): the first is served first."""
     waiting: int = 0
+    waiting_rows: int = 0
     told: Latency | None = None
     """What the rules say of the largest batch; as long as they say the very same, the next two hold."""
     p95_ms: dict[int, float] = {}
@@ -184,6 +185,7 @@ class Batcher:
         latest_start_ms = deadline_ms - self._hop_ms - (queue.costs_ms().get(rows) or queue.of(rows))
         heappush(self._by_latest_start, (latest_start_ms, number, queued))
         queue.waiting += 1
+        queue.waiting_rows += rows
         self.waiting_rows += rows
         return True
 
@@ -248,9 +250,30 @@ class Batcher:
                 for queued in orders:
                     self._push_back(queue, queued)
                 return Wait(unsafe_ms)
+        return self._batch(variant, orders, rows)
+
+    def full_batch(self, start_ms: float) -> Batch | None:
+        """What is next on a device that is busy until `start_ms`, where it is as large as it gets and in time; else orders rather gather, or wait."""
+        variant = self._in_turn(start_ms) if self.shares.shared else self._most_urgent()
+        if variant is None:
+            return None
+        queue = self._queues[variant]
+        p95_ms, rows = queue.costs_ms(), queue.efficient_rows()
+        head = _head(queue)
+        if queue.waiting_rows < rows or head is None:
+            return None
+        rows = max(rows, head.order.rows)
+        if start_ms + self._hop_ms + (p95_ms.get(rows) or queue.of(rows)) > head.order.deadline_ms:
+            return None
+        orders, rows, _ = self._grow(queue, start_ms)
+        return self._batch(variant, orders, rows)
+
+    def _batch(self, variant: str, orders: list[QueuedOrder], rows: int) -> Batch:
+        queue = self._queues[variant]
         for queued in orders:
             queued.taken = True
         queue.waiting -= len(orders)
+        queue.waiting_rows -= rows
         self.waiting_rows -= rows
         return Batch(variant, tuple(orders), rows, queue.p95_ms.get(rows) or queue.of(rows))
 
@@ -300,7 +323,9 @@ class Batcher:
 
     def _take(self, queued: QueuedOrder) -> QueuedOrder:
         queued.taken = True
-        self._queues[queued.order.variant].waiting -= 1
+        queue = self._queues[queued.order.variant]
+        queue.waiting -= 1
+        queue.waiting_rows -= queued.order.rows
         self.waiting_rows -= queued.order.rows
         return queued
 

@@ -40,6 +40,13 @@ class OrderQueue(Protocol):
 
 
 @runtime_checkable
+class LooksAhead(Protocol):
+    """A queue that says what comes next while the device is busy."""
+
+    def full_batch(self, start_ms: float) -> Batch | None: ...
+
+
+@runtime_checkable
 class SharesTime(Protocol):
     """A queue that keeps to the parts of the device's time that the plan gives."""
 
@@ -60,25 +67,43 @@ class Decision(msgspec.Struct):
     """Decide again then, at the latest."""
 
 
+class _OnDevice(msgspec.Struct, eq=False):
+    """A batch that was handed to the device."""
+
+    batch: Batch
+    began_ms: float | None
+    """None as long as another one is in front of it."""
+
+
 class DevicePolicy:
     """One device with its queue and its variants; one call is on it at a time, and one variant is made ready, at most.
 
     `loads_beside`: variants are made ready beside what is on the device, so that none of the others waits for that. Unloading always has the device.
+    `batches_at_once`: so many may be handed to the device, which computes them in turn. One is handed over early only where it is full, and while
+    nothing is to be loaded or unloaded: so a more urgent order waits for one batch more than it would, at most.
     """
 
-    def __init__(self, queue: OrderQueue, *, memory_bytes_max: int, queue_rows_max: int, loads_beside: bool = False) -> None:
+    def __init__(
+        self, queue: OrderQueue, *, memory_bytes_max: int, queue_rows_max: int, loads_beside: bool = False, batches_at_once: int = 1
+    ) -> None:
         self.queue = queue
+        self._ahead = queue if isinstance(queue, LooksAhead) and batches_at_once > 1 else None
+        self._batches_at_once = batches_at_once
+        self._on_device: list[_OnDevice] = []
+        self._commanding = False
         self.hosting = HostedVariants(memory_bytes_max=memory_bytes_max)
         self.forms = Forms()
-        self.running = False
         self.preparing = False
         self._loads_beside = loads_beside
         self._queue_rows_max = queue_rows_max
         self._batch_size_max: dict[str, int] = {}
         self._hosting_due = True
         self._commanded_last = False
-        self._computing = ""
-        """The variant that is on the device, or was last."""
+
+    @property
+    def running(self) -> bool:
+        """Something is on the device."""
+        return self._commanding or bool(self._on_device)
 
     @property
     def idle(self) -> bool:
@@ -124,19 +149,34 @@ class DevicePolicy:
         if self._loads_beside and isinstance(command, Load | Warm):
             decision.prepare, self.preparing, command = command, True, None
         if self.running or not may_start:
+            if may_start and may_compute:
+                decision.start = self._next_ahead(now_ms)
             if self.queue.waiting_rows:
                 decision.wake_ms = self.queue.next_drop_ms()
             return decision
         if command is not None:
-            decision.start, self.running = command, True
+            decision.start, self._commanding = command, True
         elif may_compute:
             batch = self.queue.next_batch(now_ms, arriving=arriving)
             if isinstance(batch, Wait):
                 decision.wake_ms = batch.until_ms
             elif batch is not None:
-                decision.start, self.running, self._commanded_last = batch, True, False
-                self._computing = batch.variant
+                decision.start, self._commanded_last = batch, False
+                self._on_device.append(_OnDevice(batch, now_ms))
         return decision
+
+    def _next_ahead(self, now_ms: float) -> Batch | None:
+        """The batch to hand over while another one computes."""
+        batches = self._on_device
+        if self._ahead is None or not batches or len(batches) >= self._batches_at_once or self._hosting_due:
+            return None
+        if batches[0].began_ms is None:
+            batches[0].began_ms = now_ms
+        free_ms = max(now_ms, batches[0].began_ms + sum(one.batch.expected_ms for one in batches))
+        batch = self._ahead.full_batch(free_ms)
+        if batch is not None:
+            batches.append(_OnDevice(batch, None))
+        return batch
 
     @property
     def _may_command(self) -> bool:
@@ -159,11 +199,15 @@ class DevicePolicy:
 
     # -- what it is told
 
-    def computed(self, hosted: Hosted | None, rows: int, spent_ms: float) -> None:
-        """The batch is off the device; `hosted`: whose cost it tells of, None where it says nothing about it."""
-        self.running = False
+    def computed(self, hosted: Hosted | None, rows: int, spent_ms: float, batch: Batch | None = None) -> None:
+        """The batch (None: the one in front) is off the device; `hosted`: whose cost it tells of, None where it says nothing about it.
+
+        `spent_ms`: that it had the device; not what it waited for the batch in front.
+        """
+        done = next((one for one in self._on_device if one.batch is batch), self._on_device[0])
+        self._on_device.remove(done)
         if isinstance(self.queue, SharesTime):
-            self.queue.shares.charge(self._computing, spent_ms)
+            self.queue.shares.charge(done.batch.variant, spent_ms)
         if hosted is not None and rows:
             self.forms.computed(hosted, rows, spent_ms)
 
@@ -174,7 +218,7 @@ class DevicePolicy:
 
     def ended(self) -> None:
         """A command is off the device; say with one of the next four what came of it."""
-        self.running = False
+        self._commanding = False
         self._hosting_due = True
 
     def loaded(self, hosted: Hosted, shape: Shape, *, memory_bytes: int, load_ms: float, now_ms: float) -> bool:
