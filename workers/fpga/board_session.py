@@ -183,12 +183,13 @@ class Session:
         if left_s > _SLEEP_S_MIN:
             time.sleep(left_s)
         polls, pause_s = 1, max(order.expected_ms / 1e3 * _PAUSE_PART, _PAUSE_S_MIN)
-        # A look at a board over the network is a round trip; on the board it is nothing.
-        at_once = 1 if self.is_remote else _POLLS_AT_ONCE
+        # A look at a board over the network is a round trip; on the board it is nothing, and sleeping takes longer than what is left.
+        at_once_until_s = 0.0 if self.is_remote else time.perf_counter() + _SLEEP_S_MIN
         while not self._dma.done():
-            if time.perf_counter() > deadline_s:
+            now_s = time.perf_counter()
+            if now_s > deadline_s:
                 raise Hung(f"the accelerator did not end within {order.deadline_ms:.0f} ms")
-            if polls >= at_once:
+            if now_s > at_once_until_s:
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_S_MAX)
             polls += 1
@@ -257,7 +258,6 @@ _SLEEP_S_MIN = 0.0002
 _PAUSE_S_MIN, _PAUSE_S_MAX = 0.0001, 0.005
 _PAUSE_PART = 0.08
 """Of what a batch is expected to take: the first pause between two looks."""
-_POLLS_AT_ONCE = 12
 
 
 def _open(order: say.Open) -> tuple[Any, Callable[[str], bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -84,8 +85,16 @@ class Network(msgspec.Struct, frozen=True, eq=False):
 
 
 def _accumulate(values: Array, layer: Layer) -> Array:
-    # Floating point runs on the processor's vector units and is exact here: no sum of products comes near 2^53.
-    return (values.astype(np.float64) @ layer.weights.astype(np.float64)).astype(np.int32) + layer.bias
+    # Floating point runs on the processor's vector units and is exact here: no sum of products comes near what the mantissa holds.
+    weights = _floating(layer, values.dtype)
+    return (values.astype(weights.dtype) @ weights).astype(np.int32) + layer.bias
+
+
+@lru_cache(maxsize=64)
+def _floating(layer: Layer, inputs: np.dtype[Any]) -> Array:
+    """The weights in single precision, where bytes go in and no sum can leave 24 bits; else in double precision."""
+    reach = int(np.abs(layer.weights.astype(np.int64)).sum(0).max()) * 255
+    return layer.weights.astype(np.float32 if inputs.itemsize == 1 and reach < 1 << 24 else np.float64)
 
 
 def _activate(accumulators: Array, layer: Layer) -> Array:

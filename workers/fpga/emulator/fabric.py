@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -58,6 +59,7 @@ class NumpyFabric:
         """Nothing is held."""
 
 
+@lru_cache(maxsize=256)
 def network_cycles(network: Network, rows: int, folding: int = 1) -> int:
     """Clock cycles of a batch in a pipeline: layers work at the same time on different rows, each takes `folding` cycles for an input.
 
