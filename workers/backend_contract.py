@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from schemas.catalog import TensorSpec, VariantSpec
 from schemas.errors import ModelRefused
 from schemas.names import ACCELERATORS
-from workers.backend import Backend, Loaded, Tensors
+from workers.backend import Backend, Loaded, Tensors, batches_at_once
 from workers.buckets import batch_buckets
 
 Arrays = dict[str, NDArray[Any]]
@@ -175,6 +175,28 @@ def works_from_any_one_thread(backend: Backend, case: ContractCase, folder: Path
             _require_equal(pool.submit(backend.infer, "contract/thread", inputs, rows).result(), case.expected(inputs), case, "another thread")
 
 
+def takes_as_many_batches_at_once_as_it_says(backend: Backend, case: ContractCase, folder: Path) -> None:
+    """Threads that compute two variants in turn each get their own rows back, and may ask how the device is."""
+    del folder
+    keys = ("contract/one", "contract/other")
+    *_, loaded = [_load(backend, key, case) for key in keys]
+    sizes = _sizes(loaded, case)
+    threads = batches_at_once(backend)
+
+    def compute(thread: int) -> None:
+        for turn in range(4 * len(sizes)):
+            rows = sizes[(turn + thread) % len(sizes)]
+            # Rolled by another number of rows in each thread, so that nobody's answer is another's.
+            inputs = {name: np.ascontiguousarray(np.roll(array, thread + turn, axis=0)) for name, array in case.inputs(rows).items()}
+            answered = backend.infer(keys[(turn + thread) % len(keys)], inputs, rows)
+            _require_equal(answered, case.expected(inputs), case, f"turn {turn} of thread {thread}, of {threads} at once")
+        backend.describe()
+
+    with ThreadPoolExecutor(threads) as pool:
+        for came in [pool.submit(compute, thread) for thread in range(threads)]:
+            came.result()
+
+
 CHECKS: Sequence[Check] = (
     describes_its_device,
     says_how_it_is_fed,
@@ -185,6 +207,7 @@ CHECKS: Sequence[Check] = (
     refuses_wrong_feeds,
     refuses_bad_models,
     works_from_any_one_thread,
+    takes_as_many_batches_at_once_as_it_says,
 )
 
 

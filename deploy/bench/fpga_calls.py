@@ -3,6 +3,8 @@
 # (pynq carries no types, and is installed in an environment of its own)
 """A program of the benchmark: batches through the FPGA backend and through pynq's calls alone, in turn, on two boards that are alike.
 
+The backend gets them as a worker gives them to it: one by one where there is little to do, and under load from as many threads as it allows.
+
 `python -m deploy.bench.fpga_calls SETTINGS`; pynq's clocks belong to one device for the life of a process: each transport is a process of its own.
 """
 
@@ -13,17 +15,19 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 
-from deploy.bench.harness import announce
+from deploy.bench.harness import announce, pin
 from deploy.demo.boards import PACKAGE
 from deploy.demo.play import Labelled
 from schemas.catalog import VariantSpec
-from workers.backend import BackendOptions
+from workers.backend import BackendOptions, batches_at_once
 from workers.fpga.backend import FpgaBackend
 from workers.fpga.emulator.board import Counters
 from workers.fpga.emulator.files import COUNTERS_FILE
@@ -37,6 +41,9 @@ BLOCK, KEPT = 10, 8
 """Batches of each in a row, and how many of them count."""
 WARM_UP_TURNS = 3
 Batch = np.ndarray[Any, Any]
+Call = Callable[[Batch], Batch]
+Block = Callable[[Sequence[Batch]], tuple[list[Batch], list[float]]]
+"""Batches in a row -> their answers, and milliseconds: of each batch that counts, or one figure for all of them."""
 
 
 class CallSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +55,8 @@ class CallSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Two addresses: of the board for pynq alone, and of the backend's; none: both are emulated in the process that drives them."""
     batches: int
     cache: str
+    cores: tuple[int, ...] = ()
+    """One for this program, one for the process that drives the backend's board; none: wherever there is room."""
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +64,10 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True):
 
     by_hand_ms: tuple[float, ...]
     driver_ms: tuple[float, ...]
-    backend_ms: tuple[float, ...]
+    alone_ms: tuple[float, ...]
+    """Of the backend, where the next batch comes when one is done."""
+    loaded_ms: tuple[float, ...]
+    """Of the backend under load: the mean time of a batch in each block."""
     registers: float = 0.0
     """Read and written."""
     calls: float = 0.0
@@ -125,7 +137,7 @@ def counted(target: str) -> Counters:
     return msgspec.json.decode(_device(target).read_file(COUNTERS_FILE), type=Counters)
 
 
-def through_backend(target: str, package: Package, data: bytes, folder: Path) -> tuple[FpgaBackend, Callable[[Batch], Batch]]:
+def through_backend(target: str, package: Package, data: bytes, folder: Path) -> tuple[FpgaBackend, Call]:
     """The same batch as a worker computes it."""
     backend = FpgaBackend(BackendOptions(accelerator="fpga", device=target or "emulated", cache_folder=folder))
     source, sink = source_spec(package.manifest), sink_spec(package.manifest)
@@ -143,18 +155,21 @@ def measure(settings: CallSettings, folder: Path) -> CallResult:
     targets = settings.boards or ("", "")
     bare = BarePynq(targets[0], package, folder)
     backend, ours = through_backend(targets[1], package, data, folder)
-    spent: dict[str, list[float]] = {"by_hand_ms": [], "driver_ms": [], "backend_ms": []}
-    calls = (bare.by_hand, bare.driver, ours)
+    for process, core in zip((psutil.Process(), *psutil.Process().children()), settings.cores, strict=False):
+        pin(process.pid, (core,))
+    spent: dict[str, list[float]] = {"by_hand_ms": [], "driver_ms": [], "alone_ms": [], "loaded_ms": []}
     before = after = question = Counters()
-    try:
-        for turn in range(-WARM_UP_TURNS, settings.batches // KEPT):
-            if settings.boards and not turn:
-                before, question = counted(targets[1]), counted(targets[1])
-            _turn(turn, images, calls, list(spent.values()))
-        after = counted(targets[1]) if settings.boards else after
-    finally:
-        backend.close()
-    asked, batches = question.calls - before.calls, settings.batches // KEPT * BLOCK
+    with ThreadPoolExecutor(batches_at_once(backend)) as pool:
+        blocks = (one_by_one(bare.by_hand), one_by_one(bare.driver), one_by_one(ours), at_once(ours, pool, batches_at_once(backend)))
+        try:
+            for turn in range(-WARM_UP_TURNS, settings.batches // KEPT):
+                if settings.boards and not turn:
+                    before, question = counted(targets[1]), counted(targets[1])
+                _turn(turn, images, blocks, list(spent.values()))
+            after = counted(targets[1]) if settings.boards else after
+        finally:
+            backend.close()
+    asked, batches = question.calls - before.calls, 2 * (settings.batches // KEPT) * BLOCK
     return CallResult(
         **{name: tuple(times) for name, times in spent.items()},
         registers=(after.reads + after.writes - before.reads - before.writes) / batches,
@@ -162,18 +177,53 @@ def measure(settings: CallSettings, folder: Path) -> CallResult:
     )
 
 
-def _turn(turn: int, images: Batch, calls: Sequence[Callable[[Batch], Batch]], times: Sequence[list[float]]) -> None:
-    """A few batches in a row of each, as a worker under load has them; the first ones fetch what the others drove out of the processor's caches."""
+def one_by_one(call: Call) -> Block:
+    """The next one when one is done."""
+
+    def block(batches: Sequence[Batch]) -> tuple[list[Batch], list[float]]:
+        answers: list[Batch] = []
+        times: list[float] = []
+        for batch in batches:
+            started_s = time.perf_counter()
+            answers.append(call(batch))
+            times.append((time.perf_counter() - started_s) * 1e3)
+        return answers, times[-KEPT:]
+
+    return block
+
+
+def at_once(call: Call, pool: ThreadPoolExecutor, count: int) -> Block:
+    """So many under way, as a worker under load keeps them: each thread takes the next one when its own is done."""
+
+    def block(batches: Sequence[Batch]) -> tuple[list[Batch], list[float]]:
+        answers: dict[int, Batch] = {}
+        ended_s: list[float] = []
+        numbers = iter(range(len(batches)))
+
+        def take_turns() -> None:
+            for number in numbers:
+                answers[number] = call(batches[number])
+                ended_s.append(time.perf_counter())
+
+        for thread in [pool.submit(take_turns) for _ in range(count)]:
+            thread.result()
+        ended_s.sort()
+        return [answers[number] for number in range(len(batches))], [(ended_s[-1] - ended_s[-1 - KEPT]) * 1e3 / KEPT]
+
+    return block
+
+
+def _turn(turn: int, images: Batch, blocks: Sequence[Block], times: Sequence[list[float]]) -> None:
+    """A few batches in a row of each; the first ones fetch what the others drove out of the processor's caches."""
     at = turn * BLOCK * ROWS_A_BATCH
     places = [(at + ROWS_A_BATCH * number) % (len(images) - ROWS_A_BATCH) for number in range(BLOCK)]
-    answers: list[list[Batch]] = [[] for _ in calls]
-    for offset in range(len(calls)):
-        index = (turn + offset) % len(calls)
-        for number, place in enumerate(places):
-            started_s = time.perf_counter()
-            answers[index].append(calls[index](images[place : place + ROWS_A_BATCH]))
-            if turn >= 0 and number >= BLOCK - KEPT:
-                times[index].append((time.perf_counter() - started_s) * 1e3)
+    batches = [images[place : place + ROWS_A_BATCH] for place in places]
+    answers: list[list[Batch]] = [[] for _ in blocks]
+    for offset in range(len(blocks)):
+        index = (turn + offset) % len(blocks)
+        answers[index], spent_ms = blocks[index](batches)
+        if turn >= 0:
+            times[index].extend(spent_ms)
     if not all(np.array_equal(first, other) for some in answers[1:] for first, other in zip(answers[0], some, strict=True)):
         raise ValueError("the backend answers something else than pynq alone")
 

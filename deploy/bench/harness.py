@@ -9,10 +9,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -31,6 +31,7 @@ READY_S_MAX = 60.0
 END_S_MAX = 12.0
 POLL_S = 0.02
 PROGRAM = (sys.executable, "-P", "-m")
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
 class BenchmarkFailed(HeadraceError):
@@ -83,10 +84,16 @@ class Crew:
         argv = (*PROGRAM, "deploy.cli", role, *shared, "--ready-file", str(ready), "--ready-when", ready_when, *arguments)
         return await self._start(ProcessSpec(role=role, name=name, argv=argv, ready=f"file:{ready}"), cores)
 
-    async def program(self, module: str, name: str, settings: msgspec.Struct, *, cores: Sequence[int] = ()) -> int:
-        """Start `python -m module SETTINGS`, a program of the benchmark itself; it creates the file `settings.ready` when it is."""
+    async def program(
+        self, module: str, name: str, settings: msgspec.Struct, *, cores: Sequence[int] = (), variables: Mapping[str, str] = NO_VARIABLES
+    ) -> int:
+        """Start `python -m module SETTINGS`, a program of the benchmark itself; it creates the file `settings.ready` when it is.
+
+        `variables`: of its environment, for libraries that read theirs before anything of ours runs.
+        """
         ready: str = getattr(settings, "ready", "")
-        argv = (*PROGRAM, module, msgspec.json.encode(settings).decode())
+        set_before = ("env", *(f"{variable}={value}" for variable, value in variables.items())) if variables else ()
+        argv = (*set_before, *PROGRAM, module, msgspec.json.encode(settings).decode())
         return await self._start(ProcessSpec(role="bench", name=name, argv=argv, ready=f"file:{ready}" if ready else ""), cores)
 
     def pids(self) -> dict[str, int]:

@@ -28,8 +28,8 @@ def order(number: int, variant: str, deadline_ms: int = 10_000) -> QueuedOrder:
 class Desk:
     """The device and whoever prepares variants, by hand."""
 
-    def __init__(self, *, beside: bool) -> None:
-        self.policy = DevicePolicy(Batcher(hop_ms=8.0), memory_bytes_max=0, queue_rows_max=100, loads_beside=beside)
+    def __init__(self, *, beside: bool, at_once: int = 1) -> None:
+        self.policy = DevicePolicy(Batcher(hop_ms=8.0), memory_bytes_max=0, queue_rows_max=100, loads_beside=beside, batches_at_once=at_once)
         self.now_ms = 0.0
 
     def settle(self) -> None:
