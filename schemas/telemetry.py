@@ -37,6 +37,8 @@ class BoardState(msgspec.Struct, frozen=True, kw_only=True):
     """0 where there is no sensor."""
     reconfiguration_ms: float = 0.0
     """What the last change of overlays took."""
+    power_watts: float = 0.0
+    """Of all rails with a sensor; 0 where there is none. An emulated board's is modelled."""
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="worker"):

@@ -128,7 +128,8 @@ def _device(worker: WorkerReport) -> str:
         return worker.device
     overlay = f"overlay {board.overlay[:12]} at {board.clock_mhz:.4g} MHz" if board.overlay else "no overlay"
     warmth = f", {board.temperature_celsius:.3g} °C" if board.temperature_celsius else ""
-    return f"{worker.device}, {overlay}{warmth}"
+    power = f", {board.power_watts:.3g} W" if board.power_watts else ""
+    return f"{worker.device}, {overlay}{warmth}{power}"
 
 
 @get.command(cls=Command)

@@ -5,6 +5,7 @@ import pytest
 from fpga_stage import BoardProcess, backend_on, contract_case
 
 from workers.backend_contract import CHECKS
+from workers.fpga.emulator.power import CLOCKED_WATTS_A_MHZ, IDLE_WATTS
 
 FLOWS = ("axi-dma", "finn-iodma")
 
@@ -57,6 +58,7 @@ def test_the_board_tells_clock_temperature_and_overlay(backend, tmp_path):
     told = backend.tell()
     assert told.clock_mhz == pytest.approx(150, abs=1)
     assert told.temperature_celsius == pytest.approx(41.5, abs=0.1)
+    assert told.power_watts == pytest.approx(IDLE_WATTS + 150 * CLOCKED_WATTS_A_MHZ, abs=0.1), "it has hardly computed"
     assert told.bitfile[:12] in loaded.device
     assert "at 150 MHz" in loaded.device
     backend.unload("told")
@@ -72,6 +74,7 @@ def test_the_plans_clock_is_set_and_told(backend, tmp_path):
         assert backend.board_state().clock_mhz == pytest.approx(found, abs=1)
     state = backend.board_state()
     assert state.temperature_celsius == pytest.approx(41.5, abs=0.1)
+    assert state.power_watts >= IDLE_WATTS
     assert state.reconfiguration_ms > 0
     assert len(state.overlay) == 64
     backend.unload("clocked")

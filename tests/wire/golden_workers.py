@@ -34,5 +34,8 @@ BOARD_WORKER = msgspec.structs.replace(
     device="board at 10.0.0.9 (real board, programmable logic fabric)",
     state="starting",
     reason="the board did not answer within 254 ms",
-    board=BoardState(overlay="ab" * 32, clock_mhz=99.999, temperature_celsius=41.5, reconfiguration_ms=140.2),
+    board=BoardState(overlay="ab" * 32, clock_mhz=99.999, temperature_celsius=41.5, reconfiguration_ms=140.2, power_watts=3.25),
+)
+EARLIER_BOARD_WORKER = msgspec.structs.replace(
+    BOARD_WORKER, board=BoardState(overlay="ab" * 32, clock_mhz=99.999, temperature_celsius=41.5, reconfiguration_ms=140.2)
 )

@@ -17,7 +17,7 @@ from golden_control import CONTROL_KINDS
 from golden_counts import COUNTS
 from golden_feedback import EARLIER_FEEDBACK_KINDS, FEEDBACK_KINDS
 from golden_stage import EARLIER_PART, EARLIER_STAGE, FAILED_STAGE, PART, STAGE
-from golden_workers import BOARD_WORKER, WORKER
+from golden_workers import BOARD_WORKER, EARLIER_BOARD_WORKER, WORKER
 
 from broker.arrivals import read_entry
 from broker.messages import answer_message, dead_letter_message, work_message
@@ -236,7 +236,7 @@ KINDS = [
     Golden("terminal-rejected-v1.json", REJECTED, decode_terminal, _as_json),
     Golden("terminal-expired-v1.msgpack", EXPIRED, decode_terminal, _as_msgpack),
     Golden("telemetry-worker-v2.json", WORKER, decode_telemetry, encode_telemetry),
-    Golden("telemetry-worker-board-v2.json", BOARD_WORKER, decode_telemetry, encode_telemetry),
+    Golden("telemetry-worker-board-v3.json", BOARD_WORKER, decode_telemetry, encode_telemetry),
     Golden("telemetry-dispatcher-v3.json", DISPATCHER, decode_telemetry, encode_telemetry),
     Golden("telemetry-dispatcher-endpoints-v3.json", DISPATCHER_OF_ENDPOINTS, decode_telemetry, encode_telemetry),
     Golden("telemetry-departed-v1.json", DEPARTED, decode_telemetry, encode_telemetry),
@@ -250,6 +250,7 @@ KINDS = [
 
 EARLIER = [
     Golden("telemetry-worker-v1.json", WORKER, decode_telemetry, encode_telemetry),
+    Golden("telemetry-worker-board-v2.json", EARLIER_BOARD_WORKER, decode_telemetry, encode_telemetry),
     Golden("telemetry-dispatcher-v1.json", DISPATCHER, decode_telemetry, encode_telemetry),
     Golden("telemetry-dispatcher-v2.json", DISPATCHER, decode_telemetry, encode_telemetry),
     Golden("plan-v1.json", msgspec.structs.replace(PLAN, version=1), decode_plan, encode_plan),

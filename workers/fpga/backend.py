@@ -145,7 +145,7 @@ class FpgaBackend:
         ran = self._receive(process, turn, (2 if self._choice.twice else 1) * deadline_ms + MARGIN_MS + switch_ms)
         assert isinstance(ran, say.Ran)
         with self._telling:
-            self._seen(variant, ran.clock_mhz, ran.switched_ms, ran.temperature_celsius)
+            self._seen(variant, ran.clock_mhz, ran.switched_ms, (ran.temperature_celsius, ran.power_watts))
             variant.latency.observe(rows, ran.accelerator_ms, looks=ran.polls)
         # The next batch is written over what is there: only what post-processing makes anew needs no copy.
         values = sink.unpack(packed) if post.as_it_is else sink.view(packed)
@@ -158,7 +158,7 @@ class FpgaBackend:
             self._ask(self._keeper.process(), say.Unload(key=key), LOAD_MS_MAX)
 
     def tell(self) -> say.Told:
-        """Clock, temperature and overlay of the board now. Raises BoardLost."""
+        """Clock, temperature, power and overlay of the board now. Raises BoardLost."""
         told = self._ask(self._keeper.process(), say.Tell(), LOAD_MS_MAX)
         assert isinstance(told, say.Told)
         return told
@@ -188,14 +188,17 @@ class FpgaBackend:
             turn = process.send(order)
         return turn, 0.0 if last == self._ordered else SWITCH_MS_FLOOR + SWITCH_FACTOR * self._state.reconfiguration_ms
 
-    def _seen(self, variant: _Variant, clock_mhz: float, switched_ms: float, temperature_celsius: float) -> None:
+    def _seen(self, variant: _Variant, clock_mhz: float, switched_ms: float, sensors: tuple[float, float]) -> None:
+        """`sensors`: degrees Celsius, watts."""
         state, overlay, clock_mhz = self._state, variant.manifest.bitfile_sha256, round(clock_mhz, 3)
-        if (overlay, clock_mhz, temperature_celsius) == (state.overlay, state.clock_mhz, state.temperature_celsius) and not switched_ms:
+        known = (state.overlay, state.clock_mhz, (state.temperature_celsius, state.power_watts))
+        if (overlay, clock_mhz, sensors) == known and not switched_ms:
             return
         self._state = BoardState(
             overlay=overlay,
             clock_mhz=clock_mhz,
-            temperature_celsius=temperature_celsius,
+            temperature_celsius=sensors[0],
+            power_watts=sensors[1],
             reconfiguration_ms=round(switched_ms or state.reconfiguration_ms, 1),
         )
 
@@ -211,7 +214,7 @@ class FpgaBackend:
             assert isinstance(reply, say.Loaded)
             variant.generation = process.generation
             with self._telling:
-                self._seen(variant, reply.clock_mhz, reply.reconfigured_ms, self._state.temperature_celsius)
+                self._seen(variant, reply.clock_mhz, reply.reconfigured_ms, (self._state.temperature_celsius, self._state.power_watts))
             return reply
 
     def _ask(self, process: BoardProcess, request: say.Request, timeout_ms: float) -> say.Reply:

@@ -95,6 +95,8 @@ class Ran(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     clock_mhz: float
     temperature_celsius: float
     """As it was a few seconds ago at most; 0: there is no sensor."""
+    power_watts: float = 0.0
+    """Likewise."""
     switched_ms: float = 0.0
     """What the change to this overlay took, where another one was loaded."""
 
@@ -114,6 +116,7 @@ class Told(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
     clock_mhz: float = 0.0
     temperature_celsius: float = 0.0
+    power_watts: float = 0.0
     bitfile: str = ""
 
 

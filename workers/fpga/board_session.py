@@ -26,12 +26,12 @@ from workers.fpga import board_messages as say
 from workers.fpga.design import AXI_DMA
 from workers.fpga.flows import Dma, FinnDma, Hung, StreamDma
 from workers.fpga.packing import Bytes
-from workers.fpga.telling import BOARD_FILE, TEMPERATURE_FILES, BoardNote, celsius, decode_note
+from workers.fpga.telling import BOARD_FILE, TEMPERATURE_FILES, BoardNote, celsius, decode_note, power_files, watts
 
 EMULATED = "emulated"
 CLOCK_TOLERANCE = 0.02
 CLOCK_TRIES = 5
-TEMPERATURE_S = 5.0
+SENSORS_S = 5.0
 
 
 class NotPossible(Exception):
@@ -73,8 +73,9 @@ class Session:
         self._active: say.Load | None = None
         self._dma: Dma | None = None
         self._clock_mhz, self._clock_wanted_mhz = 0.0, 0.0
-        self._temperature_celsius = 0.0
-        threading.Thread(target=self._watch_temperature, name="temperature", daemon=True).start()
+        self._temperature_celsius, self._power_watts = 0.0, 0.0
+        self._power_files = tuple(power_files(self._read_file))
+        threading.Thread(target=self._watch_sensors, name="sensors", daemon=True).start()
 
     @property
     def is_remote(self) -> bool:
@@ -133,6 +134,7 @@ class Session:
             switched_ms=switched_ms,
             clock_mhz=self._clock_mhz,
             temperature_celsius=self._temperature_celsius,
+            power_watts=self._power_watts,
         )
 
     def _part(self, variant: _Variant, rows: int, slot: int) -> _Part:
@@ -160,7 +162,7 @@ class Session:
         if self._dma is not None:
             self._dma.done()
         bitfile = Path(self._active.bitfile).stem if self._active else ""
-        return say.Told(clock_mhz=self._clock_mhz, temperature_celsius=self._read_temperature(), bitfile=bitfile)
+        return say.Told(clock_mhz=self._clock_mhz, temperature_celsius=self._read_temperature(), power_watts=self._read_power(), bitfile=bitfile)
 
     def _read_temperature(self) -> float:
         with contextlib.suppress(OSError, ValueError):
@@ -168,12 +170,19 @@ class Session:
             return celsius(raw, offset, scale)
         return 0.0
 
-    def _watch_temperature(self) -> None:
-        """Beside the batches: a sensor is six round trips through PYNQ.remote. Ends where the board is lost, as the process then does."""
+    def _read_power(self) -> float:
+        with contextlib.suppress(OSError, ValueError):
+            return watts(self._read_file(path) for path in self._power_files)
+        return 0.0
+
+    def _watch_sensors(self) -> None:
+        """Beside the batches: a sensor is up to six round trips through PYNQ.remote. Ends where the board is lost, as the process then does."""
         waiting = threading.Event()
-        while celsius_now := self._read_temperature():
-            self._temperature_celsius = celsius_now
-            waiting.wait(TEMPERATURE_S)
+        while True:
+            self._temperature_celsius, self._power_watts = self._read_temperature(), self._read_power()
+            if not self._temperature_celsius and not self._power_watts:
+                return
+            waiting.wait(SENSORS_S)
 
     def _wait(self, order: say.Run, started_s: float) -> int:
         """Looks first when the result is expected, and then ever less often. The number of looks."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import numpy as np
 
 from workers.fpga.emulator.board import EmulatedBoard
 from workers.fpga.emulator.faults import decode_fault
-from workers.fpga.telling import BOARD_FILE, BOARD_NAME_FILE, TEMPERATURE_FILES, BoardNote
+from workers.fpga.emulator.power import PowerModel
+from workers.fpga.telling import BOARD_FILE, BOARD_NAME_FILE, POWER_FOLDER, TEMPERATURE_FILES, BoardNote
 
 COUNTERS_FILE = "/run/headrace-emulator/counters"
 """Read: what happened on the bus, as JSON."""
@@ -15,6 +18,7 @@ FAULT_FILE = "/run/headrace-emulator/fault"
 """Written to: a fault, as JSON."""
 FIRMWARE_FOLDER = "/lib/firmware/"
 FIRMWARE_FILE = "/sys/class/fpga_manager/fpga0/firmware"
+POWER_FILE = f"{POWER_FOLDER}0/power1_input"
 FILES_MAX = 64
 _KELVIN = 273.15
 
@@ -23,7 +27,7 @@ class BoardFiles:
     """A tiny file system; firmware stays until a reboot, under its name: another bitfile under the same name is not noticed, as on real boards."""
 
     def __init__(self, board: EmulatedBoard) -> None:
-        self._board = board
+        self._board, self._power = board, PowerModel()
         settings = board.settings
         note = BoardNote(emulated=True, fabric=settings.fabric, part=settings.part)
         self._files: dict[str, bytes] = {
@@ -33,6 +37,8 @@ class BoardFiles:
             "/sys/class/fpga_manager/fpga0/state": b"operating",
             "/sys/class/fpga_manager/fpga0/flags": b"0",
             FIRMWARE_FILE: b"",
+            f"{POWER_FOLDER}0/name": b"ina226\n",
+            POWER_FILE: b"",
         }
         raw, offset, scale = TEMPERATURE_FILES
         # (raw + offset) x scale = thousandths of a degree Celsius, as the kernel's driver of the system monitor has it.
@@ -45,6 +51,9 @@ class BoardFiles:
         """Raises FileNotFoundError."""
         if path == COUNTERS_FILE:
             return msgspec.json.encode(self._board.counters)
+        if path == POWER_FILE:
+            clock_mhz = self._board.clock_mhz if self._board.design else 0.0
+            return b"%d\n" % round(self._power.watts(clock_mhz, self._board.counters.cycles, time.monotonic()) * 1e6)
         try:
             return self._files[path]
         except KeyError:
