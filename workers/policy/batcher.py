@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from functools import lru_cache
-from heapq import heappop, heappush
+from itertools import islice
 
 import msgspec
 
@@ -22,7 +22,7 @@ BATCH_OVERHEAD_MS = 0.3
 """What a batch costs beside its computation, on the way to the device and back."""
 
 
-class QueuedOrder(msgspec.Struct, eq=False):
+class QueuedOrder(msgspec.Struct, eq=False, gc=False):
     """A work order with its record's bytes, from its arrival on the lane until its answer."""
 
     id: str
@@ -35,7 +35,7 @@ class QueuedOrder(msgspec.Struct, eq=False):
     lane: int
     offset: int
     taken: bool = False
-    """Left the queue: its entries in the heaps are stale."""
+    """Left the queue: what the lists still have of it is stale."""
 
 
 class BatchRules(msgspec.Struct, frozen=True):
@@ -99,8 +99,9 @@ class Wait(msgspec.Struct, frozen=True):
 
 class _Queue(msgspec.Struct, eq=False):
     rules: BatchRules
-    heap: list[tuple[int, int, int, QueuedOrder]]
-    """(priority, deadline, number, order): the first is served first."""
+    entries: list[tuple[int, int, int, QueuedOrder]]
+    """(priority, deadline, number, order), sorted: the first is served first. Deadlines mostly come in their order: adding costs one comparison then,
+    and a whole batch is taken off at once, where a heap would be rearranged for each order."""
     waiting: int = 0
     waiting_rows: int = 0
     told: Latency | None = None
@@ -141,6 +142,7 @@ class Batcher:
         self._hop_ms = hop_ms
         self._queues: dict[str, _Queue] = {}
         self._by_latest_start: list[tuple[float, int, QueuedOrder]] = []
+        """(latest start, number, order), sorted."""
         self._known: dict[str, QueuedOrder] = {}
         self._number = 0
         self.waiting_rows = 0
@@ -181,9 +183,17 @@ class Batcher:
         self._known[name] = queued
         number = self._number = self._number + 1
         deadline_ms, rows = order.deadline_ms, order.rows
-        heappush(queue.heap, (order.priority or DEFAULT_PRIORITY, deadline_ms, number, queued))
+        entry, entries = (order.priority or DEFAULT_PRIORITY, deadline_ms, number, queued), queue.entries
+        if entries and entry < entries[-1]:
+            insort(entries, entry)
+        else:
+            entries.append(entry)
         latest_start_ms = deadline_ms - self._hop_ms - (queue.costs_ms().get(rows) or queue.of(rows))
-        heappush(self._by_latest_start, (latest_start_ms, number, queued))
+        starts = self._by_latest_start
+        if starts and latest_start_ms < starts[-1][0]:
+            insort(starts, (latest_start_ms, number, queued))
+        else:
+            starts.append((latest_start_ms, number, queued))
         queue.waiting += 1
         queue.waiting_rows += rows
         self.waiting_rows += rows
@@ -196,19 +206,22 @@ class Batcher:
     def drop_late(self, now_ms: float) -> list[QueuedOrder]:
         """Take out what cannot be met even if it started now."""
         late: list[QueuedOrder] = []
-        heap = self._by_latest_start
+        starts = self._by_latest_start
         if not self.waiting_rows:
-            heap.clear()
+            starts.clear()
             return late
-        while heap and (heap[0][2].taken or heap[0][0] < now_ms):
-            _, number, queued = heappop(heap)
-            if queued.taken:
-                continue
-            current_ms = self._latest_start_ms(self._queues[queued.order.variant], queued.order)
-            if current_ms >= now_ms:
-                heappush(heap, (current_ms, number, queued))  # the variant turned out faster than it was on arrival
-            else:
-                late.append(self._take(queued))
+        due = bisect_left(starts, now_ms, key=_start_ms)
+        if due:
+            past = starts[:due]
+            del starts[:due]
+            for _, number, queued in past:
+                if queued.taken:
+                    continue
+                current_ms = self._latest_start_ms(self._queues[queued.order.variant], queued.order)
+                if current_ms >= now_ms:
+                    insort(starts, (current_ms, number, queued))  # the variant turned out faster than it was on arrival
+                else:
+                    late.append(self._take(queued))
         # A variant that turned out slower: whoever would start next is judged by what is known now.
         for queue in self._queues.values():
             while queue.waiting and (head := _head(queue)) is not None and self._latest_start_ms(queue, head.order) < now_ms:
@@ -217,14 +230,17 @@ class Batcher:
 
     def next_drop_ms(self) -> float | None:
         """When drop_late has something to do next."""
-        heap = self._by_latest_start
-        while heap and heap[0][2].taken:
-            heappop(heap)
-        return heap[0][0] if heap else None
+        starts = self._by_latest_start
+        for stale, (start_ms, _, queued) in enumerate(starts):
+            if not queued.taken:
+                del starts[:stale]
+                return start_ms
+        starts.clear()
+        return None
 
     def take_all(self) -> list[QueuedOrder]:
         """Empty the queue: for handing back what will not be computed."""
-        everything = [entry[3] for queue in self._queues.values() for entry in sorted(queue.heap, key=lambda entry: entry[:3]) if not entry[3].taken]
+        everything = [entry[3] for queue in self._queues.values() for entry in queue.entries if not entry[3].taken]
         return [self._take(queued) for queued in everything]
 
     def take(self, variant: str) -> list[QueuedOrder]:
@@ -232,7 +248,7 @@ class Batcher:
         queue = self._queues.get(variant)
         if queue is None:
             return []
-        left = [self._take(entry[3]) for entry in queue.heap if not entry[3].taken]
+        left = [self._take(entry[3]) for entry in queue.entries if not entry[3].taken]
         del self._queues[variant]
         return left
 
@@ -280,8 +296,8 @@ class Batcher:
     def _most_urgent(self) -> str | None:
         best: tuple[tuple[int, int, int], str] | None = None
         for variant, queue in self._queues.items():
-            if queue.waiting and _head(queue) is not None and (best is None or queue.heap[0][:3] < best[0]):
-                best = (queue.heap[0][:3], variant)
+            if queue.waiting and _head(queue) is not None and (best is None or queue.entries[0][:3] < best[0]):
+                best = (queue.entries[0][:3], variant)
         return best[1] if best else None
 
     def _in_turn(self, now_ms: float) -> str | None:
@@ -289,33 +305,41 @@ class Batcher:
         batch_ms = 0.0
         for variant, queue in self._queues.items():
             if queue.waiting and (head := _head(queue)) is not None:
-                heads.append(Head(queue.heap[0][:3], variant, self._latest_start_ms(queue, head.order)))
+                heads.append(Head(queue.entries[0][:3], variant, self._latest_start_ms(queue, head.order)))
                 rows = queue.efficient_rows()
                 batch_ms = max(batch_ms, queue.p95_ms.get(rows) or queue.of(rows))
         return self.shares.choose(heads, now_ms, batch_ms) if heads else None
 
     def _grow(self, queue: _Queue, now_ms: float) -> tuple[list[QueuedOrder], int, int]:
-        """The head, and who follows as long as everybody in the batch stays safe; a request larger than a batch runs alone."""
-        heap, p95_ms, safe_ms = queue.heap, queue.costs_ms(), now_ms + self._hop_ms
-        head = heappop(heap)[3]
+        """The head, and who follows as long as everybody in the batch stays safe; a request larger than a batch runs alone.
+
+        Latencies never fall with growing batches: where the largest one is in time, so is every smaller one.
+        """
+        entries, p95_ms, safe_ms = queue.entries, queue.costs_ms(), now_ms + self._hop_ms
+        head = entries[0][3]
         orders, rows, earliest_ms = [head], head.order.rows, head.order.deadline_ms
-        rows_max = queue.efficient_rows() if heap else rows
-        while heap and rows < rows_max:
-            following = heap[0][3]
-            if not following.taken:
-                order = following.order
-                grown = rows + order.rows
-                deadline_ms = order.deadline_ms if order.deadline_ms < earliest_ms else earliest_ms
-                if grown > rows_max or safe_ms + (p95_ms.get(grown) or queue.of(grown)) > deadline_ms:
+        count = 1
+        if len(entries) > 1:
+            rows_max = queue.efficient_rows()
+            largest_ms = safe_ms + (p95_ms.get(rows_max) or queue.of(rows_max))
+            for _, deadline_ms, _, following in islice(entries, 1, None):
+                if rows >= rows_max:
                     break
-                orders.append(following)
-                rows, earliest_ms = grown, deadline_ms
-            heappop(heap)
+                if not following.taken:
+                    grown = rows + following.order.rows
+                    if deadline_ms > earliest_ms:
+                        deadline_ms = earliest_ms  # noqa: PLW2901 - of the batch from here on
+                    if grown > rows_max or (largest_ms > deadline_ms and safe_ms + (p95_ms.get(grown) or queue.of(grown)) > deadline_ms):
+                        break
+                    orders.append(following)
+                    rows, earliest_ms = grown, deadline_ms
+                count += 1
+        del entries[:count]
         return orders, rows, earliest_ms
 
     def _push_back(self, queue: _Queue, queued: QueuedOrder) -> None:
         self._number += 1
-        heappush(queue.heap, (queued.order.priority or DEFAULT_PRIORITY, queued.order.deadline_ms, self._number, queued))
+        insort(queue.entries, (queued.order.priority or DEFAULT_PRIORITY, queued.order.deadline_ms, self._number, queued))
 
     def _latest_start_ms(self, queue: _Queue, order: WorkOrder) -> float:
         rows = order.rows
@@ -332,6 +356,14 @@ class Batcher:
 
 def _head(queue: _Queue) -> QueuedOrder | None:
     """Who is served next in this queue; stale entries before it are thrown away."""
-    while queue.heap and queue.heap[0][3].taken:
-        heappop(queue.heap)
-    return queue.heap[0][3] if queue.heap else None
+    entries = queue.entries
+    for stale, entry in enumerate(entries):
+        if not entry[3].taken:
+            del entries[:stale]
+            return entry[3]
+    entries.clear()
+    return None
+
+
+def _start_ms(entry: tuple[float, int, QueuedOrder]) -> float:
+    return entry[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +19,8 @@ from workers.policy.time_shares import TimeShares
 
 LOADING_ALONE = frozenset({"fpga"})
 """Classes whose own backend has the device to itself while it loads: an overlay takes the whole board. The others' say `loads_beside`."""
+NOT_HOSTED, FULL, DUPLICATE = "not hosted", "full", "duplicate"
+"""Why an order is not taken."""
 NO_PARTS: Mapping[str, float] = MappingProxyType({})
 
 
@@ -87,6 +89,7 @@ class DevicePolicy:
         self, queue: OrderQueue, *, memory_bytes_max: int, queue_rows_max: int, loads_beside: bool = False, batches_at_once: int = 1
     ) -> None:
         self.queue = queue
+        self._shares = queue.shares if isinstance(queue, SharesTime) else None
         self._ahead = queue if isinstance(queue, LooksAhead) and batches_at_once > 1 else None
         self._batches_at_once = batches_at_once
         self._on_device: list[_OnDevice] = []
@@ -114,8 +117,8 @@ class DevicePolicy:
 
     def plan(self, epoch: int, wanted: dict[str, Wanted], now_ms: float, parts: Mapping[str, float] = NO_PARTS) -> None:
         """Host these from now on; `parts` of the device's time by task or variant, where the plan says so."""
-        if epoch >= self.hosting.epoch and isinstance(self.queue, SharesTime):
-            self.queue.shares.share_out(parts)
+        if epoch >= self.hosting.epoch and self._shares is not None:
+            self._shares.share_out(parts)
         self.hosting.plan(epoch, wanted, now_ms)
         self._batch_size_max = {variant: wish.batch_size_max for variant, wish in wanted.items()}
         for variant in wanted:
@@ -126,12 +129,28 @@ class DevicePolicy:
 
     def accept(self, queued: QueuedOrder) -> str:
         """Queue an order; says why not where it is not taken: `duplicate`, `not hosted` or `full`. Call decide() after the last one."""
-        order = queued.order
-        if self.hosting.serving(order.variant) is None or not self.queue.hosts(order.variant):
-            return "not hosted"
-        if self.queue.waiting_rows + order.rows > self._queue_rows_max:
-            return "full"
-        return "" if self.queue.add(queued) else "duplicate"
+        for _, refused in self.accept_all((queued,)):
+            return refused
+        return ""
+
+    def accept_all(self, orders: Iterable[QueuedOrder]) -> list[tuple[QueuedOrder, str]]:
+        """Queue what came together; returns those that are not taken, each with why not, as `accept` says it."""
+        refused: list[tuple[QueuedOrder, str]] = []
+        hosted: dict[str, bool] = {}
+        queue, add, rows_max = self.queue, self.queue.add, self._queue_rows_max
+        for queued in orders:
+            order = queued.order
+            variant = order.variant
+            takes = hosted.get(variant)
+            if takes is None:
+                takes = hosted[variant] = queue.hosts(variant) and self.hosting.serving(variant) is not None
+            if not takes:
+                refused.append((queued, NOT_HOSTED))
+            elif queue.waiting_rows + order.rows > rows_max:
+                refused.append((queued, FULL))
+            elif not add(queued):
+                refused.append((queued, DUPLICATE))
+        return refused
 
     def look(self) -> None:
         """Time has passed: the hosting policy may want something by now."""
@@ -206,8 +225,8 @@ class DevicePolicy:
         """
         done = next((one for one in self._on_device if one.batch is batch), self._on_device[0])
         self._on_device.remove(done)
-        if isinstance(self.queue, SharesTime):
-            self.queue.shares.charge(done.batch.variant, spent_ms)
+        if self._shares is not None:
+            self._shares.charge(done.batch.variant, spent_ms)
         if hosted is not None and rows:
             self.forms.computed(hosted, rows, spent_ms)
 
