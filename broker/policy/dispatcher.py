@@ -127,41 +127,44 @@ class DispatcherPolicy:
             return
         if event.burying:
             shard.bury(event.burying)
-        for entry in event.entries:
-            if not shard.begin(entry):
-                continue
-            if shard.recovering:
-                entry.held_back = True
-                shard.held_back.append(entry)
-            else:
-                self._accept(entry, shard, now_ms, commands)
+        begun = [entry for entry in event.entries if shard.begin(entry)]
+        if shard.recovering:
+            shard.hold_back(begun)
+        else:
+            self._take_on(begun, shard, now_ms, commands)
         if event.burying:
             shard.begin_to(event.burying[-1])
 
-    def _accept(self, entry: Entry, shard: Shard, now_ms: float, commands: Commands) -> None:
-        self.arrived += 1
-        key, live = entry.key, self._live
-        if key in live or key in self._recent.known:
-            self.duplicates += 1
-            shard.watermark.finish(entry.offset)
-            return
-        shard.live[key] = live[key] = entry
-        refusal = entry.refused or self._resolve(entry) or self._admit(entry, shard, now_ms, commands)
-        self.counts.arrived(entry, refusal, self.fleet.catalog.endpoints)
-        if refusal is not None:
-            if entry.held_back and entry.received_ms < entry.deadline_ms <= now_ms:
-                # An earlier owner may have handed it out: this is an expiry that fell into a dispatcher's death, not a refusal.
-                self._answer(entry, EXPIRED, "deadline_exceeded", "the deadline came while the request's shard changed hands", commands)
-            else:
-                self._answer(entry, REJECTED, refusal[0], refusal[1], commands)
-            return
-        entry.admitted = True
-        self._held_bytes += entry.bytes
-        self._expiry.add(entry, entry.deadline_ms)
-        if entry.state is NEW:
-            pool = self.fleet.pool(entry.task)
-            pool.arrived(entry)
-            pool.waiting.push(entry)
+    def _take_on(self, entries: list[Entry], shard: Shard, now_ms: float, commands: Commands) -> None:
+        self.arrived += len(entries)
+        live, own, known, expiry, fleet = self._live, shard.live, self._recent.known, self._expiry, self.fleet
+        count, endpoints, pools = self.counts.arrived, fleet.catalog.endpoints, fleet.pool_by_task
+        for entry in entries:
+            key = entry.key
+            if key in live or key in known:
+                self.duplicates += 1
+                shard.watermark.finish(entry.offset)
+                continue
+            own[key] = live[key] = entry
+            refusal = entry.refused or self._resolve(entry) or self._admit(entry, shard, now_ms, commands)
+            count(entry, refusal, endpoints)
+            if refusal is not None:
+                self._refuse(entry, refusal, now_ms, commands)
+                continue
+            entry.admitted = True
+            self._held_bytes += entry.bytes
+            expiry.add(entry, entry.deadline_ms)
+            if entry.state is NEW:
+                pool = pools[entry.task]
+                pool.arrived(entry)
+                pool.waiting.push(entry)
+
+    def _refuse(self, entry: Entry, refusal: tuple[str, str], now_ms: float, commands: Commands) -> None:
+        if entry.held_back and entry.received_ms < entry.deadline_ms <= now_ms:
+            # An earlier owner may have handed it out: this is an expiry that fell into a dispatcher's death, not a refusal.
+            self._answer(entry, EXPIRED, "deadline_exceeded", "the deadline came while the request's shard changed hands", commands)
+        else:
+            self._answer(entry, REJECTED, refusal[0], refusal[1], commands)
 
     def _resolve(self, entry: Entry) -> tuple[str, str] | None:
         """Fill in what the endpoint's defaults say: task, rung, deadline, priority."""
@@ -194,7 +197,7 @@ class DispatcherPolicy:
             replayed = shard.replayed.pop(entry.key, ())
             compiled = self.fleet.graphs.of(entry.endpoint)
             return self._full(len(self.graphs), "run on graphs") or self.graphs.start(entry, compiled, replayed, now_ms, commands)
-        pool = self.fleet.pool(entry.task)
+        pool = self.fleet.pool_by_task[entry.task]
         return self._full(pool.waiting.count, "wait") or judge(entry, pool, self.settings, now_ms)
 
     def _full(self, held: int, what: str) -> tuple[str, str] | None:
@@ -211,7 +214,8 @@ class DispatcherPolicy:
         if shard is None:
             return
         own, orders, live, ended, finish = shard.own_answers, self.fleet.orders, shard.live, self.counts.ended, self._finish
-        number, compared = event.shard, self.fleet.graphs.second_opinions
+        number, compared, missed = event.shard, self.fleet.graphs.second_opinions, event.missed
+        finished: list[int] = []
         for key in event.keys:
             order = None
             if own and key in own:
@@ -223,12 +227,14 @@ class DispatcherPolicy:
                     order.lane.answered(order, now_ms)
             entry = live.pop(key, None)
             if entry is not None:
-                ended(entry, now_ms, missed=key in event.missed)
+                ended(entry, now_ms, missed=key in missed)
                 if not entry.task:
                     self.graphs.ended(entry, now_ms, commands)
-                elif compared and order is not None and key not in event.missed:
+                elif compared and order is not None and key not in missed:
                     self.graphs.compare(entry, order.variant, now_ms, commands)
-                finish(entry, shard)
+                finish(entry)
+                finished.append(entry.offset)
+        shard.watermark.finish_all(finished)
         self._recent.add(event.keys)
 
     def _on_stages_done(self, event: ev.StagesDone, now_ms: float, commands: Commands) -> None:
@@ -241,18 +247,16 @@ class DispatcherPolicy:
             else:
                 self.graphs.observe(key, record, value, now_ms, commands)
 
-    def _finish(self, entry: Entry, shard: Shard) -> None:
-        """The request's terminal record is in the log, or it is another dispatcher's from now on: forget it."""
+    def _finish(self, entry: Entry) -> None:
+        """The request's terminal record is in the log, or it is another dispatcher's from now on: forget it. The watermark is the caller's."""
         if entry.state is WAITING or not entry.admitted:
             self._let_go(entry, DONE)
         else:
-            # The very same, for nearly all there are.
-            entry.admitted, entry.state = False, DONE
+            entry.admitted, entry.state = False, DONE  # the very same, for nearly all there are
             self._held_bytes -= entry.bytes
             self._expiry.remove(entry, entry.deadline_ms)
         del self._live[entry.key]
         entry.payload = None
-        shard.watermark.finish(entry.offset)
 
     def _let_go(self, entry: Entry, state: State) -> None:
         """Off the books: it neither waits nor expires any more."""
@@ -336,9 +340,8 @@ class DispatcherPolicy:
         if shard is None or not shard.recovering:
             return
         shard.recovering = False
-        held_back, shard.held_back = shard.held_back, []
-        for entry in held_back:
-            self._accept(entry, shard, now_ms, commands)
+        self._take_on(shard.held_back, shard, now_ms, commands)
+        shard.held_back = []
         shard.replayed.clear()
 
     def _on_shard_revoked(self, event: ev.ShardRevoked, now_ms: float, commands: Commands) -> None:
@@ -348,7 +351,7 @@ class DispatcherPolicy:
         for key, entry in shard.live.items():
             self.fleet.take_back(key)
             self.graphs.revoked(entry)
-            self._finish(entry, shard)
+            self._finish(entry)
 
     def _on_offsets_finished(self, event: ev.OffsetsFinished, now_ms: float, commands: Commands) -> None:
         shard = self.shards.get(event.shard)

@@ -54,9 +54,11 @@ class EndpointCounters:
             return
         counts = self._endpoints.get(endpoint) or self._of(endpoint)
         arrived = counts.arrived
-        if floor not in arrived:
+        before = arrived.get(floor)
+        if before is None:
             floor = self._bounded(counts, floor)
-        arrived[floor] = arrived.get(floor, 0) + 1
+            before = arrived.get(floor, 0)
+        arrived[floor] = before + 1
         counts.rows += entry.rows
         counts.timeouts_ms.append(entry.deadline_ms - entry.received_ms)
         entry.counted = True

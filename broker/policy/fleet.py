@@ -48,7 +48,8 @@ class Fleet:
         self._lanes: dict[str, Lane] = {}
         self._reports: dict[str, WorkerReport] = {}
         self._dispatchers_ms: dict[str, float] = {}
-        self._pool_by_task: dict[str, Pool] = {}
+        self.pool_by_task: dict[str, Pool] = {}
+        """The same as `pool`; only read from outside."""
         self._layout: object = None
         self._layout_due = True
         """Some lane has come, gone, or hosts something else."""
@@ -68,7 +69,7 @@ class Fleet:
 
     def pool(self, task: str) -> Pool:
         """The pool of a task of the catalog."""
-        return self._pool_by_task[task]
+        return self.pool_by_task[task]
 
     @property
     def ready_lanes(self) -> int:
@@ -262,7 +263,7 @@ class Fleet:
         for entry in moved:
             entry.state = State.NEW
         self.pools = [Pool(tasks, self.ladders, lanes, self._settings, self._limits.tenants_max) for tasks, lanes in components.items()]
-        self._pool_by_task = {task: pool for pool in self.pools for task in pool.tasks}
+        self.pool_by_task = {task: pool for pool in self.pools for task in pool.tasks}
         for pool in self.pools:
             pool.share = self.share
             pool.shares = self._shares()

@@ -26,7 +26,7 @@ SPEED_FORGET_MS = 1_000.0
 class Option:
     """One variant as one lane would run it. Costs in milliseconds of the lane's device."""
 
-    __slots__ = ("_p95_ms", "accuracy", "at", "batches", "key", "row_ms")
+    __slots__ = ("accuracy", "at", "batches", "key", "known_p95_ms", "row_ms")
 
     def __init__(self, key: str, at: int, accuracy: float, batches: dict[int, Latency], batch_size_max: int) -> None:
         self.key = key
@@ -37,13 +37,14 @@ class Option:
         sizes = [size for size in batches if size <= batch_size_max] or list(batches)
         self.row_ms = min(batches[size].p50_ms / size for size in sizes)
         """Computing time of a row in the batch size that amortises best."""
-        self._p95_ms: dict[int, float] = {}
+        self.known_p95_ms: dict[int, float] = {}
+        """`p95_ms` by rows, as far as anybody has asked; only read from outside."""
 
     def p95_ms(self, rows: int) -> float:
         """What a batch of just these rows takes, in the 95th percentile."""
-        cached = self._p95_ms.get(rows)
+        cached = self.known_p95_ms.get(rows)
         if cached is None:
-            cached = self._p95_ms[rows] = latency_at(self.batches, rows).p95_ms
+            cached = self.known_p95_ms[rows] = latency_at(self.batches, rows).p95_ms
         return cached
 
 

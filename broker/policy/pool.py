@@ -281,7 +281,7 @@ class Pool:
         # A better answer is worth a try only where there is time for it to go wrong; the cheapest is what there is.
         easily_ms = left_ms / settings.upgrade_margin
         for option in options:
-            if option.accuracy <= wanted and option.p95_ms(rows) <= easily_ms:
+            if option.accuracy <= wanted and (option.known_p95_ms.get(rows) or option.p95_ms(rows)) <= easily_ms:
                 return option
         cheapest = options[-1]
         return cheapest if cheapest.p95_ms(rows) <= left_ms else None

@@ -26,8 +26,10 @@ class RecentIds:
             fresh = [key for key in dict.fromkeys(keys) if key not in known]
             known.update(fresh)
         order.extend(fresh)
-        for _ in range(len(order) - self._count_max):
-            known.discard(order.popleft())
+        excess = len(order) - self._count_max
+        if excess > 0:
+            oldest = order.popleft
+            known.difference_update([oldest() for _ in range(excess)])
 
     def __contains__(self, key: bytes) -> bool:
         return key in self.known

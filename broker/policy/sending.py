@@ -65,7 +65,9 @@ def send_waiting(
 def lend(entry: Entry, lane: Lane, option: Option, orders: dict[bytes, Order], settings: DispatcherSettings, now_ms: float) -> None:
     """From now on the lane has it, under a lease."""
     rows, key = entry.rows, entry.key
-    lease_ms = max(settings.lease_ms, settings.lease_factor * (lane.outstanding_ms + option.p95_ms(rows)))
+    lease_ms = settings.lease_factor * (lane.outstanding_ms + (option.known_p95_ms.get(rows) or option.p95_ms(rows)))
+    if lease_ms < settings.lease_ms:
+        lease_ms = settings.lease_ms
     order = orders[key] = Order(entry, lane, option.key, option.row_ms * rows + settings.overhead_ms, rows, now_ms, now_ms + lease_ms)
     lane.lend(key, order)
 

@@ -45,6 +45,12 @@ class Shard:
             self.begin_to(offset)
         return not self.watermark.is_finished(offset)
 
+    def hold_back(self, entries: Sequence[Entry]) -> None:
+        """These wait until the shard has recovered."""
+        for entry in entries:
+            entry.held_back = True
+        self.held_back += entries
+
     def begin_to(self, offset: int) -> None:
         """Everything up to this offset has been handed out."""
         if offset > self.next_offset:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import zlib
 from base64 import b64decode, b64encode
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -41,13 +42,23 @@ class Watermark:
 
     def finish(self, offset: int) -> None:
         """The request at this offset has its outcome in the log. Idempotent."""
-        if offset == self.low:
-            self.low += 1
-            if self._above:
-                self._advance()
-        elif offset > self.low:
-            at = self._reach(offset + 1) - 1
-            self._above[at] = 1
+        self.finish_all((offset,))
+
+    def finish_all(self, offsets: Iterable[int]) -> None:
+        """The same, of many."""
+        above = self._above
+        for offset in offsets:
+            if offset == self.low and not above:
+                self.low += 1
+            elif offset >= self.low:
+                if not above:
+                    self._base = self.low
+                at = offset - self._base
+                if at >= len(above):
+                    above.extend(bytes(at + 1 - len(above)))
+                above[at] = 1
+        if above and above[self.low - self._base]:
+            self._advance()
 
     def skip(self, start: int, end: int) -> None:
         """The log does not hold the offsets from `start` to before `end` (control records, retention): finished by definition."""

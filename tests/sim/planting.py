@@ -50,15 +50,15 @@ BUGS = (
     Bug(
         "the bitmap is off by one",
         "broker.policy.watermark",
-        "            at = self._reach(offset + 1) - 1",
-        "            at = self._reach(offset + 2) - 1",
+        "                at = offset - self._base",
+        "                at = offset - self._base + 1",
         ("watermark",),
     ),
     Bug(
         "expiry is checked at arrival only",
         "broker.policy.dispatcher",
-        "        self._expiry.add(entry, entry.deadline_ms)\n        if entry.state",
-        "        if entry.state",
+        "            expiry.add(entry, entry.deadline_ms)\n            if entry.state",
+        "            if entry.state",
         ("outcome", "expiry"),
     ),
     Bug(
@@ -124,8 +124,8 @@ BUGS = (
     Bug(
         "an id that comes again is another request",
         "broker.policy.dispatcher",
-        "        if key in live or key in self._recent.known:",
-        "        if key in live and key in self._recent.known:",
+        "            if key in live or key in known:",
+        "            if key in live and key in known:",
         ("waste", "lease", "outcome", "attempts"),
     ),
     Bug(
