@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,10 +20,22 @@ from scaler.simulator.workloads.arrivals import arrival_chunks
 from scaler.simulator.workloads.mix import mix
 from scaler.simulator.world import World
 
+ValueT = TypeVar("ValueT")
 Numbers = NDArray[np.float64]
 SLICE_MS = 50.0
 DUPLICATE_MS = 20.0
 """A client that was not sure sends again within this time."""
+
+
+class _Drawn(NamedTuple):
+    """What comes of one load in a slice: times of the run, and what is asked for."""
+
+    at_ms: Numbers
+    endpoint: str
+    floors: list[float]
+    timeouts_ms: list[int]
+    tenants: list[str]
+    rows: int
 
 
 class _Stream:
@@ -80,49 +95,40 @@ class Arriving:
     def _slice(self, _: None) -> None:
         start_ms = self._slice_ms
         end_ms = self._slice_ms = min(start_ms + SLICE_MS, self._duration_ms)
-        drawn = [self._drawn(stream, end_ms) for stream in self._streams]
-        rows = [row for part in drawn for row in part]
-        if rows:
-            if len(self._streams) > 1:
-                rows.sort(key=_time_of)
-            self._bring(rows, end_ms)
+        drawn = [found for stream in self._streams if (found := self._drawn(stream, end_ms)) is not None]
+        if drawn:
+            self._bring(drawn, end_ms)
         if end_ms < self._duration_ms:
             self._world.agenda.schedule(START_MS + end_ms, self._slice)
 
-    def _drawn(self, stream: _Stream, end_ms: float) -> list[tuple[float, str, float, int, str, int]]:
+    def _drawn(self, stream: _Stream, end_ms: float) -> _Drawn | None:
         at_ms = stream.until(end_ms)
         load = stream.load
         if not len(at_ms):
-            return []
+            return None
         asked = mix(load, len(at_ms), stream.draws)
-        timeouts_ms = np.maximum(asked.timeouts_ms, 1.0).astype(np.int64)
         self._tally.offered(load.endpoint, at_ms)
-        self.last_deadline_ms = max(self.last_deadline_ms, START_MS + float(at_ms[-1]) + float(timeouts_ms.max()))
-        tenants: list[int] = asked.tenants.tolist()
-        names = [asked.names[at] for at in tenants]
-        endpoint, rows = load.endpoint, load.rows
-        return [
-            (at, endpoint, floor, timeout, name, rows)
-            for at, floor, timeout, name in zip(at_ms.tolist(), asked.floors.tolist(), timeouts_ms.tolist(), names, strict=True)
-        ]
+        self.last_deadline_ms = max(self.last_deadline_ms, START_MS + float(at_ms[-1]) + float(_timeout_ms(asked.timeouts_ms.max())))
+        floors = _picked([float(choice.value) for choice in load.floors], asked.floor_at)
+        timeouts_ms = _picked([_timeout_ms(choice.value) for choice in load.timeouts_ms], asked.timeout_at)
+        return _Drawn(at_ms, load.endpoint, floors, timeouts_ms, _picked(asked.names, asked.tenants), load.rows)
 
-    def _bring(self, rows: list[tuple[float, str, float, int, str, int]], end_ms: float) -> None:
-        first, self._count = self._count, self._count + len(rows)
-        requests = [
-            Request(b"%d" % number, int(START_MS + at), endpoint, floor, timeout, tenant, count)
-            for number, (at, endpoint, floor, timeout, tenant, count) in enumerate(rows, first)
-        ]
-        self._tally.open([request.key for request in requests], [row[0] for row in rows])
-        at_ms = np.asarray([row[0] for row in rows])
+    def _bring(self, drawn: list[_Drawn], end_ms: float) -> None:
+        at_ms, order = drawn[0].at_ms, list[int]()
+        if len(drawn) > 1:
+            at_ms, order = _in_order(np.concatenate([part.at_ms for part in drawn]))
+        # Keys count the requests in the order of their times, whatever their load.
+        first, self._count = self._count, self._count + len(at_ms)
+        keys = [b"%d" % number for number in range(first, self._count)]
+        requests = _requests(keys, at_ms, drawn, order)
+        self._tally.open(keys, at_ms.tolist())
         if self.duplicated_part:
-            again = np.flatnonzero(self._again.random(len(rows)) < self.duplicated_part)
+            again = np.flatnonzero(self._again.random(len(keys)) < self.duplicated_part)
             late_ms = np.minimum(at_ms[again] + self._again.random(len(again)) * DUPLICATE_MS, end_ms)
-            requests += [Request(*_again(requests[at], late)) for at, late in zip(again.tolist(), late_ms.tolist(), strict=True)]
-            at_ms = np.concatenate([at_ms, late_ms])
-        order = np.argsort(at_ms, kind="stable")
-        at_ms = at_ms[order] + START_MS
-        positions: list[int] = order.tolist()
-        self._write([requests[at] for at in positions], at_ms)
+            requests += [_again(requests[at], late) for at, late in zip(again.tolist(), late_ms.tolist(), strict=True)]
+            at_ms, order = _in_order(np.concatenate([at_ms, late_ms]))
+            requests = [requests[at] for at in order]
+        self._write(requests, at_ms + START_MS)
 
     def _write(self, requests: list[Request], at_ms: Numbers) -> None:
         shards = self._shards.integers(0, len(self._requests), len(requests))
@@ -160,5 +166,32 @@ def _time_of(row: tuple[float, *tuple[object, ...]]) -> float:
     return row[0]
 
 
-def _again(request: Request, at_ms: float) -> tuple[bytes, int, str, float, int, str, int]:
-    return (request.key, int(START_MS + at_ms), request.endpoint, request.floor, request.timeout_ms, request.tenant, request.rows)
+def _in_order(at_ms: Numbers) -> tuple[Numbers, list[int]]:
+    """Sorted times, and the place that each had."""
+    order = np.argsort(at_ms, kind="stable")
+    return at_ms[order], order.tolist()
+
+
+def _picked(values: Sequence[ValueT], at: NDArray[np.intp]) -> list[ValueT]:
+    """One for each request: all requests share the few values that there are."""
+    return [values[0]] * len(at) if len(values) == 1 else [values[place] for place in at.tolist()]
+
+
+def _timeout_ms(value: float) -> int:
+    return int(max(value, 1.0))
+
+
+def _requests(keys: Iterable[bytes], at_ms: Numbers, drawn: list[_Drawn], order: list[int]) -> list[Request]:
+    """The records, at these times; `order`: places in what was drawn, one load after the other, where there are several."""
+    received_ms: list[int] = (at_ms + START_MS).astype(np.int64).tolist()
+    if len(drawn) == 1:
+        (one,) = drawn
+        return list(map(Request, keys, received_ms, repeat(one.endpoint), one.floors, one.timeouts_ms, one.tenants, repeat(one.rows)))
+    asked = [
+        row for part in drawn for row in zip(repeat(part.endpoint), part.floors, part.timeouts_ms, part.tenants, repeat(part.rows), strict=False)
+    ]
+    return [Request(key, received, *asked[at]) for key, received, at in zip(keys, received_ms, order, strict=True)]
+
+
+def _again(request: Request, at_ms: float) -> Request:
+    return msgspec.structs.replace(request, received_ms=int(START_MS + at_ms))

@@ -47,7 +47,8 @@ class SimulatedDispatcher:
         self._stages_to: dict[int, int] = {}
         self._recovering: dict[int, tuple[int, int]] = {}
         """Ends of responses and stage records when the shard became ours."""
-        self._poll_ms = inf
+        self.woken_ms = inf
+        """When it looks at its topics next; infinity where nobody has woken it."""
         self._polled_ms = 0.0
         self._timer_ms = inf
         self._unread: list[Records] = []
@@ -68,7 +69,7 @@ class SimulatedDispatcher:
         self.live = DispatcherPolicy(self.name, self._settings, self._limits, self._open_request)
         self._life += 1
         self._incarnation = max(int(now_ms), self._incarnation + 1)
-        self._poll_ms, self._timer_ms = inf, inf
+        self.woken_ms, self._timer_ms = inf, inf
         self._world.dispatchers[self.name] = self
         for watcher in self._world.watchers:
             watcher.dispatcher(now_ms, self.name, self.alive)
@@ -127,16 +128,11 @@ class SimulatedDispatcher:
 
     # -- told by the topics
 
-    @property
-    def woken_ms(self) -> float:
-        """When it looks at its topics next; infinity where nobody has woken it."""
-        return self._poll_ms
-
     def wake(self, at_ms: float) -> None:
         """Something can be read from then on."""
         at_ms = max(at_ms, self._polled_ms + TURN_MS)
-        if at_ms < self._poll_ms:
-            self._poll_ms = at_ms
+        if at_ms < self.woken_ms:
+            self.woken_ms = at_ms
             self._agenda.schedule(at_ms, self._poll, at_ms)
 
     def tell(self, record: Telemetry) -> None:
@@ -159,10 +155,10 @@ class SimulatedDispatcher:
     # -- loops
 
     def _poll(self, scheduled_ms: float) -> None:
-        if self.live is None or scheduled_ms != self._poll_ms:
+        if self.live is None or scheduled_ms != self.woken_ms:
             return
         world, now_ms = self._world, self._agenda.now_ms
-        self._poll_ms, self._polled_ms = inf, now_ms
+        self.woken_ms, self._polled_ms = inf, now_ms
         if world.arriving is not None:
             world.arriving.tell(now_ms)
         answers: list[Records] = []
@@ -202,7 +198,7 @@ class SimulatedDispatcher:
         requests = self._world.requests[shard].read(offset, now_ms, REQUESTS_PER_STEP)
         if requests:
             self._requests_to[shard] = offset + len(requests)
-            found.append(ev.Arrived(shard, [_entry(request, shard, at, blind_ms) for at, request in enumerate(requests, offset)]))
+            found.append(ev.Arrived(shard, _entries(requests, shard, offset, blind_ms)))
 
     def _next_ms(self, shard: int) -> float:
         world = self._world
@@ -270,19 +266,23 @@ class SimulatedDispatcher:
             self._step(ev.DeadLettered(letter.entry))
 
 
-def _entry(request: Request, shard: int, offset: int, blind_ms: int) -> Entry:
-    return Entry(
-        request.key,
-        shard,
-        offset,
-        request.received_ms,
-        request.endpoint,
-        request.floor,
-        None,
-        request.timeout_ms + blind_ms,
-        0,
-        request.tenant,
-        request.rows,
-        PAYLOAD_BYTES,
-        request,
-    )
+def _entries(requests: Iterable[Request], shard: int, offset: int, blind_ms: int) -> list[Entry]:
+    """Of one partition, from this offset on."""
+    return [
+        Entry(
+            request.key,
+            shard,
+            at,
+            request.received_ms,
+            request.endpoint,
+            request.floor,
+            None,
+            request.timeout_ms + blind_ms,
+            0,
+            request.tenant,
+            request.rows,
+            PAYLOAD_BYTES,
+            request,
+        )
+        for at, request in enumerate(requests, offset)
+    ]

@@ -82,10 +82,11 @@ class Tally:
             if at > last:
                 at = last
             counts.outcomes[outcome][at] += 1
-            if accuracy and outcome == COMPLETED:
-                counts.accuracy[at] += accuracy
-            if at >= begins and outcome == COMPLETED:
-                counts.latencies.append(since_ms - came_ms)
+            if outcome == COMPLETED:
+                if accuracy:
+                    counts.accuracy[at] += accuracy
+                if at >= begins:
+                    counts.latencies.append(since_ms - came_ms)
         for counts in counted.values():
             if len(counts.latencies) >= KEPT:
                 counts.flush()

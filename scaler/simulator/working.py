@@ -16,7 +16,7 @@ from schemas.telemetry import Departed, Returned, WorkerReport
 from schemas.terminal import COMPLETED, EXPIRED, PathStep
 from schemas.work import StagePart
 from workers.policy.batcher import Batch, QueuedOrder
-from workers.policy.device import LOADING_ALONE, DevicePolicy, OrderQueue, wanted_by
+from workers.policy.device import FULL, LOADING_ALONE, NOT_HOSTED, DevicePolicy, OrderQueue, wanted_by
 from workers.policy.forms import Shape
 from workers.policy.hosting import FAILED, READY, Command, Hosted, Load, Unload, Warm
 
@@ -137,19 +137,15 @@ class SimulatedWorker:
         """Records were read from a lane."""
         if orders.lane != self._lane and self._left.get(orders.lane, 0.0) < self._agenda.now_ms:
             return
-        accept, incarnation = self._policy.accept, self.incarnation
-        not_hosted: list[str] = []
-        full: list[str] = []
-        for queued in orders.orders:
-            if queued.order.incarnation != incarnation:
-                continue
-            refused = accept(queued)
-            if refused and refused != "duplicate":
-                (full if refused == "full" else not_hosted).append(queued.id)
-        if not_hosted:
-            self._hand_back(not_hosted, "unhosted", "the variant is not ready here")
-        if full:
-            self._hand_back(full, "full", "the queue is full")
+        incarnation = self.incarnation
+        refused = self._policy.accept_all([queued for queued in orders.orders if queued.order.incarnation == incarnation])
+        if refused:
+            not_hosted = [queued.id for queued, reason in refused if reason == NOT_HOSTED]
+            full = [queued.id for queued, reason in refused if reason == FULL]
+            if not_hosted:
+                self._hand_back(not_hosted, "unhosted", "the variant is not ready here")
+            if full:
+                self._hand_back(full, "full", "the queue is full")
         self._pump()
 
     def _hand_back(self, ids: Sequence[str], cause: str, reason: str) -> None:

@@ -21,6 +21,10 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
 
     floors: NDArray[np.float64]
     timeouts_ms: NDArray[np.float64]
+    floor_at: NDArray[np.intp]
+    """Index into the load's floors."""
+    timeout_at: NDArray[np.intp]
+    """Index into the load's time-outs."""
     tenants: NDArray[np.intp]
     """Index into `names`."""
     names: tuple[str, ...]
@@ -37,6 +41,8 @@ def mix(load: Load, count: int, rng: Generator) -> Mix:
     return Mix(
         floors=np.asarray([choice.value for choice in load.floors], np.float64)[floors],
         timeouts_ms=np.asarray([choice.value for choice in load.timeouts_ms], np.float64)[timeouts],
+        floor_at=floors,
+        timeout_at=timeouts,
         tenants=_picked(drawn[:, 2], list(load.tenants.values()) or [1.0]),
         names=names,
     )
