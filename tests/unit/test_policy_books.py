@@ -39,6 +39,17 @@ def test_the_watermark_waits_for_the_one_that_is_not_finished() -> None:
     assert watermark.low == 13, "finished twice is finished once"
 
 
+def test_offsets_that_are_finished_together_are_finished_as_one_by_one() -> None:
+    together, single = Watermark(10), Watermark(10)
+    for offsets in ([10, 11], [13, 15, 13], [9, 12], [], [18, 14, 16, 17]):
+        together.finish_all(offsets)
+        for offset in offsets:
+            single.finish(offset)
+        assert (together.low, together.finished_above) == (single.low, single.finished_above)
+        assert together.metadata(0, 4_000) == single.metadata(0, 4_000)
+    assert together.low == 19
+
+
 def test_a_request_that_stays_for_ever_costs_a_byte_for_each_that_passes_it() -> None:
     watermark = Watermark()
     for offset in range(1, 3 * TRIM_BYTES):

@@ -115,3 +115,15 @@ def test_a_backend_that_does_not_say_so_has_its_device_to_itself() -> None:
     policy.ended()
     desk.carry_out(decision.start)
     assert isinstance(policy.decide(0.0).start, Batch), "a batch has its turn between two commands"
+
+
+def test_orders_that_came_together_are_taken_as_one_by_one() -> None:
+    desk = Desk(beside=True)
+    policy = desk.policy
+    policy.plan(1, wanted("a"), 0.0)
+    desk.settle()
+    assert not policy.accept(order(0, "t/a"))
+    came = [order(0, "t/a"), order(1, "t/b"), *(order(number, "t/a") for number in range(2, 103))]
+    refused = [(queued.id, reason) for queued, reason in policy.accept_all(came)]
+    assert refused == [("o0", "duplicate"), ("o1", "not hosted"), ("o101", "full"), ("o102", "full")]
+    assert policy.queue.waiting_rows == 100
