@@ -15,7 +15,7 @@ import structlog
 
 from schemas.errors import DeviceUnavailable, HeadraceError
 from workers.answers import Answers
-from workers.backend import Backend, Device, batches_at_once, loads_beside
+from workers.backend import Backend, Device, DrivesBoard, batches_at_once, loads_beside
 from workers.calls import compute_calls
 from workers.computation import Computed, ComputedBatch, Served, compute
 from workers.device_thread import DeviceThread
@@ -229,6 +229,8 @@ class Serving:
             self._ended_s = max(self._ended_s, result.ended_s)
             self._answer(served, started_ms, result.results)
             self.installed.computed(hosted, result, batch)
+            if isinstance(self._backend, DrivesBoard):
+                self.batcher.change_ms = self._backend.board_state().reconfiguration_ms
         except Exception as raised:  # called back by the event loop, which would only log it: a bug must end the process
             self._owner.broke(raised)
             return

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 from worker_stage import ScriptedBackend, Stage, grey, serve
 
 from broker.memory import MemoryLog
 from schemas.errors import DeviceUnavailable
+from schemas.telemetry import BoardState
 from workers.backend import Tensors
 
 ROWS = 4
@@ -89,3 +91,31 @@ async def test_a_device_that_is_lost_hands_both_batches_back_once(memory: Memory
         again = orders(stage, 3 * ROWS)
         await stage.send(*again.values())
         assert {answer.outcome for answer in await stage.answered(*again)} == {"completed"}
+
+
+class WithOverlays(ScriptedBackend):
+    """A board on which each variant is an overlay of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _key, _inputs, _rows: time.sleep(0.01))
+
+    def board_state(self) -> BoardState:
+        return BoardState(overlay="one of them", reconfiguration_ms=100.0)
+
+    def set_clock(self, clock_mhz: float | None) -> None:
+        assert clock_mhz is None
+
+
+async def test_a_board_does_not_change_its_overlay_with_each_batch(memory: MemoryLog, prefix: str) -> None:
+    backend = WithOverlays()
+    async with Stage(memory, prefix, backend) as stage:
+        await serve(stage, "a", "b", batch_size_max=1)
+        backend.armed = True
+        await stage.send(stage.order("first", "a"))
+        await stage.answered("first")
+        # By their deadlines alone they would take turns.
+        sent = {f"{number}": stage.order(f"{number}", "ab"[number % 2], deadline_in_ms=5_000 + 10 * number) for number in range(12)}
+        await stage.send(*sent.values())
+        assert {answer.outcome for answer in await stage.answered(*sent)} == {"completed"}
+        variants = [key for key, _ in backend.calls]
+        assert sum(before != after for before, after in pairwise(variants)) == 1, variants

@@ -18,6 +18,8 @@ LatencyAt = Callable[[int], Latency]
 """Latency of a batch of so many rows."""
 EFFICIENT = 0.95
 """A larger batch must raise the rate by more than 5 % to be worth the waiting of those in it."""
+CHANGE_ROOM = 1.5
+"""A change of variants may take so many times what the last one took."""
 BATCH_OVERHEAD_MS = 0.3
 """What a batch costs beside its computation, on the way to the device and back."""
 
@@ -148,6 +150,10 @@ class Batcher:
         self.waiting_rows = 0
         self.shares = TimeShares()
         """Whose turn it is where the plan shares the device's time out."""
+        self.change_ms = 0.0
+        """What it costs the device to go from one variant to another (an FPGA's overlay); 0: nothing worth speaking of."""
+        self._present = ""
+        """The variant of the last batch."""
 
     def host(self, variant: str, rules: BatchRules) -> None:
         """Orders for this variant are taken from now on, or by other rules than before."""
@@ -254,7 +260,7 @@ class Batcher:
 
     def next_batch(self, now_ms: float, *, arriving: bool = False) -> Batch | Wait | None:
         """What the idle device computes now; `arriving`: more orders are known to be on their way. Call drop_late first."""
-        variant = self._in_turn(now_ms) if self.shares.shared else self._most_urgent()
+        variant = self._next_variant(now_ms)
         if variant is None:
             return None
         queue = self._queues[variant]
@@ -270,7 +276,7 @@ class Batcher:
 
     def full_batch(self, start_ms: float) -> Batch | None:
         """What is next on a device that is busy until `start_ms`, where it is as large as it gets and in time; else orders rather gather, or wait."""
-        variant = self._in_turn(start_ms) if self.shares.shared else self._most_urgent()
+        variant = self._next_variant(start_ms)
         if variant is None:
             return None
         queue = self._queues[variant]
@@ -285,13 +291,30 @@ class Batcher:
         return self._batch(variant, orders, rows)
 
     def _batch(self, variant: str, orders: list[QueuedOrder], rows: int) -> Batch:
-        queue = self._queues[variant]
+        queue, self._present = self._queues[variant], variant
         for queued in orders:
             queued.taken = True
         queue.waiting -= len(orders)
         queue.waiting_rows -= rows
         self.waiting_rows -= rows
         return Batch(variant, tuple(orders), rows, queue.p95_ms.get(rows) or queue.of(rows))
+
+    def _next_variant(self, now_ms: float) -> str | None:
+        if self.shares.shared:
+            return self._in_turn(now_ms)
+        urgent = self._most_urgent()
+        return self._present if self.change_ms and urgent not in (None, self._present) and self._may_stay(now_ms) else urgent
+
+    def _may_stay(self, now_ms: float) -> bool:
+        """Whether one more batch of the variant that is on the device leaves time to change to each of the others after it, at equal priority."""
+        present = self._queues.get(self._present)
+        head = _head(present) if present is not None and present.waiting else None
+        if present is None or head is None:
+            return False
+        costs_ms, rows = present.costs_ms(), max(min(present.waiting_rows, present.efficient_rows()), head.order.rows)
+        others = [queue for queue in self._queues.values() if queue is not present and queue.waiting and _head(queue) is not None]
+        until_ms = now_ms + (costs_ms.get(rows) or present.of(rows)) + CHANGE_ROOM * self.change_ms * len(others)
+        return all(present.heap[0][0] <= queue.heap[0][0] and self._latest_start_ms(queue, queue.heap[0][3].order) >= until_ms for queue in others)
 
     def _most_urgent(self) -> str | None:
         best: tuple[tuple[int, int, int], str] | None = None
