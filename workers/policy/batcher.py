@@ -313,8 +313,10 @@ class Batcher:
             return False
         costs_ms, rows = present.costs_ms(), max(min(present.waiting_rows, present.efficient_rows()), head.order.rows)
         others = [queue for queue in self._queues.values() if queue is not present and queue.waiting and _head(queue) is not None]
+        if any(queue.entries[0][0] < present.entries[0][0] for queue in others):
+            return False
         until_ms = now_ms + (costs_ms.get(rows) or present.of(rows)) + CHANGE_ROOM * self.change_ms * len(others)
-        return all(present.entries[0][0] <= queue.entries[0][0] and self._latest_start_ms(queue, queue.entries[0][3].order) >= until_ms for queue in others)
+        return all(self._latest_start_ms(queue, queue.entries[0][3].order) >= until_ms for queue in others)
 
     def _most_urgent(self) -> str | None:
         best: tuple[tuple[int, int, int], str] | None = None
