@@ -13,7 +13,7 @@ from scaler.optimizers.checking import faults_of
 from scaler.optimizers.optimizer import ALWAYS, WITHOUT_LOADS, Explanation, Proposal
 from scaler.optimizers.snapshot import READY, EndpointDemand, FloorDemand, Snapshot, Variant
 from scaler.policy.control_bindings import of_catalog, with_lanes
-from scaler.policy.control_needs import needs_of, with_needs
+from scaler.policy.control_needs import floor_needs, needs_of, with_needs
 from scaler.policy.control_scouting import scouted
 from scaler.policy.control_settings import ControlSettings, MakeForecaster, TypeOf, worker_type
 from scaler.policy.control_time_shares import same_parts, time_shares
@@ -210,7 +210,8 @@ class ControlPolicy:
             shown = "; ".join(faults[:FAULTS_SHOWN]) + (f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else "")
             return self._stay(INVALID, f"{optimizer or 'the optimizer'} proposed what cannot be: {shown}", proposal, now_ms)
         wanted = scouted(proposal.bindings, sorted(self._unmeasured), snapshot, self.settings.scouts_max)
-        wanted = with_needs(wanted, needs_of(self._catalog.endpoints.values()), snapshot)
+        endpoints = self._catalog.endpoints.values()
+        wanted = with_needs(wanted, (*needs_of(endpoints), *floor_needs(endpoints, snapshot)), snapshot)
         rebound = rebind(wanted, snapshot)
         present = self._target or msgspec.structs.replace(self.plan, bindings=tuple(of_catalog(self._bindings, self._catalog).values()))
         taken, reason, as_good = self._judge(rebound, present, snapshot, proposal.adopted)

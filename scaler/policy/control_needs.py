@@ -1,6 +1,7 @@
-"""Stages of graphs that only some variants may run: of each one must be hosted, whatever an optimizer gains by another.
+"""What must be hosted, whatever an optimizer gains by something else: of each need, one variant.
 
 An optimizer is shown what is asked of tasks, not which variants a graph allows where: a canary's candidate may be a variant that nobody would choose.
+And it is shown how much is asked: a floor that nobody asks for at the moment would be refused until the next plan.
 """
 
 from __future__ import annotations
@@ -21,6 +22,21 @@ Need = frozenset[str]
 def needs_of(endpoints: Iterable[EndpointSpec]) -> tuple[Need, ...]:
     """In an order of their own."""
     found = {need for endpoint in endpoints if endpoint.graph is not None for need in _needs(endpoint.graph.nodes)}
+    return tuple(sorted(found, key=sorted))
+
+
+def floor_needs(endpoints: Iterable[EndpointSpec], snapshot: Snapshot) -> tuple[Need, ...]:
+    """For each endpoint of one task: what meets the highest floor that is asked of it, or that it has by default, as far as anything does."""
+    specs = {spec.name: spec for spec in endpoints if spec.graph is None}
+    found: set[Need] = set()
+    for demand in snapshot.endpoints:
+        spec = specs.get(demand.endpoint)
+        if spec is None:
+            continue
+        floors = {spec.defaults.min_accuracy, *(asked.floor for asked in demand.floors)}
+        variants = [variant for variant in snapshot.variants if variant.task == spec.task]
+        needs = (frozenset(variant.key for variant in variants if variant.accuracy >= floor) for floor in sorted(floors, reverse=True))
+        found |= {need for need in [next((need for need in needs if need), None)] if need is not None}
     return tuple(sorted(found, key=sorted))
 
 
