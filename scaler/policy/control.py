@@ -126,11 +126,13 @@ class ControlPolicy:
         renewed = {key for key in before.keys() & now.keys() if (before[key].sha256, before[key].call) != (now[key].sha256, now[key].call)}
         if (self._catalog.tasks, self._trees.keys()) != (catalog.tasks, catalog.endpoints.keys()) or self._catalog.endpoints != catalog.endpoints:
             self._triggers.note("catalog", "the catalog changed")
+        elif self._catalog.learned != catalog.learned:
+            self._triggers.note("catalog", "learned accuracies changed")
         self.costs.forget(renewed)
         self._workers.forgive(renewed | (now.keys() - before.keys()))
         known = sorted(catalog.endpoints)[: self.settings.endpoints_max]
         self._trees = {name: self._tree(name, catalog) for name in known}
-        self._catalog = Catalog(dict(catalog.tasks), dict(catalog.endpoints))
+        self._catalog = Catalog(dict(catalog.tasks), dict(catalog.endpoints), learned=catalog.learned)
         self._demand.keep(known)
 
     def observe_lag(self, lag: Mapping[str, int]) -> None:
