@@ -91,7 +91,7 @@ class _Sequence:
         self._final = tuple(sorted(bindings, key=lambda binding: binding.worker))
         self._rates = Rates(snapshot.variants)
         self._variants = {variant.key: variant for variant in snapshot.variants}
-        self._changes = [_Change(workers[binding.worker], workers[binding.worker].binding, binding) for binding in self._final]
+        self._changes = [_Change(workers[binding.worker], _before(workers[binding.worker]), binding) for binding in self._final]
         bound = {binding.worker for binding in self._final}
         self._leaving = [worker for worker in snapshot.workers if worker.name not in bound and worker.binding is not None and worker.state == READY]
         before = self._total([(change.worker, _held(change.worker)) for change in self._changes])
@@ -231,6 +231,12 @@ def _both(change: _Change) -> Binding:
 def _renewed(before: Binding, after: Binding) -> bool:
     """Sessions of other threads, or for larger batches."""
     return before.threads != after.threads or after.batch_size_max > before.batch_size_max
+
+
+def _before(worker: Worker) -> Binding | None:
+    """Its present binding; none where that is of a class that the worker is not of any more."""
+    binding = worker.binding
+    return binding if binding is not None and binding.accelerator == worker.accelerator else None
 
 
 def _held(worker: Worker) -> frozenset[str]:

@@ -96,6 +96,22 @@ def test_a_worker_alone_changes_variant_and_threads_without_a_gap() -> None:
     assert (last.bindings, last.forced) == ((after,), False)
 
 
+def test_a_worker_that_came_back_as_another_class_has_nothing_of_the_old_ones_lanes() -> None:
+    """Its lane-to-be, of the class that it is now, is somebody else's in the class that it was."""
+    was = Binding(worker="w0", accelerator="gpu", lane=1, variants=("a/1",))
+    other = Binding(worker="w1", accelerator="gpu", lane=0, variants=("a/1",))
+    now = Binding(worker="w0", accelerator="cpu", lane=0, variants=("a/1",))
+    workers = (
+        Worker(name="w0", accelerator="cpu", type="small", binding=was, hosted=("a/1",)),
+        Worker(name="w1", accelerator="gpu", type="small", binding=other, hosted=("a/1",)),
+    )
+    snapshot = Snapshot(at_ms=0.0, endpoints=(), variants=variants(), workers=workers)
+    sequence = steps([now, msgspec.structs.replace(other, variants=("a/1", "a/2"))], snapshot, None)
+    for step in sequence:
+        lanes = [(binding.accelerator, binding.lane) for binding in step.bindings]
+        assert len(set(lanes)) == len(lanes)
+
+
 def full(worker: str, keys: tuple[str, ...], lane: int) -> Worker:
     binding = Binding(worker=worker, accelerator="cpu", lane=lane, variants=keys)
     return Worker(name=worker, accelerator="cpu", type="small", memory_bytes_max=50, threads_max=1, binding=binding, hosted=keys)
