@@ -9,6 +9,7 @@ from broker.policy.admission import Refusal, judge
 from broker.policy.entry import Entry
 from broker.policy.fan_out import FanOut
 from broker.policy.fleet import Fleet
+from broker.policy.pool import Pool
 from broker.policy.promises import Promises, refused_by
 from broker.policy.settings import DispatcherSettings
 from graphs.commands import RunStage
@@ -20,6 +21,8 @@ from graphs.run import Run
 from graphs.stage import Stage
 
 ESTIMATES_MAX = 1_024
+SHADOWS_WAITING = 8
+"""In a pool without room for them."""
 
 
 class GraphCosts:
@@ -64,12 +67,15 @@ class GraphCosts:
         return 2.0 * settings.hop_ms + min(way_ms, left_ms / 2.0)
 
     def affordable(self, graph: Graph) -> Graph:
-        """The graph, or where none of its shadows would be computed now the same without them: what is begun for them would only cost time."""
+        """The graph, or where none of its shadows would be computed the same without them: what is begun for them would only cost time.
+
+        A few may always wait: there may be room for them before their deadlines.
+        """
         if graph.lean is None:
             return graph
         fleet = self._fleet
         tasks = {fleet.graphs.ladder_of(stage) for stage in graph.stages.values() if stage.shadow}
-        return graph.lean if all(task in fleet.ladders and fleet.pool(task).pressed for task in tasks) else graph
+        return graph.lean if all(task in fleet.ladders and _has_none_for_shadows(fleet.pool(task)) for task in tasks) else graph
 
     def work_of(self, entry: Entry, graph: Graph) -> dict[str, float]:
         """By task: what of the path's work (`entry.work_ms`) is its stages', as that of their cheapest variants is to each other."""
@@ -137,6 +143,10 @@ class GraphCosts:
             "infeasible_deadline",
             f"{left_ms:.0f} ms are left; the fastest path at or above the floor needs {offer.least_ms + estimates.hop_ms:.0f} ms with its hand-overs",
         )
+
+
+def _has_none_for_shadows(pool: Pool) -> bool:
+    return pool.pressed and pool.waiting.shadows >= SHADOWS_WAITING
 
 
 def _parts(graph: Graph, estimates: Estimates, task_of: Callable[[Stage], str]) -> Mapping[str, float]:

@@ -89,6 +89,8 @@ class Waiting:
         """Waiting rows by (task, rung); shadows ask for nothing."""
         self.work_ms = 0.0
         self.count = 0
+        self.shadows = 0
+        """How many of them are shadows."""
         self.deadline_sum_ms = 0.0
         self.due: dict[int, dict[int, float]] = {}
         """By priority: milliseconds of work by deadline bucket."""
@@ -110,7 +112,9 @@ class Waiting:
             due = self.due[priority] = {}
         bucket = entry.bucket = deadline_ms // BUCKET_MS
         due[bucket] = due.get(bucket, 0.0) + work_ms
-        if priority != SHADOW_PRIORITY:
+        if priority == SHADOW_PRIORITY:
+            self.shadows += 1
+        else:
             group = (task, rung)
             self.rows[group] = self.rows.get(group, 0) + entry.rows
 
@@ -119,7 +123,9 @@ class Waiting:
         entry.state = state
         self.count -= 1
         self.deadline_sum_ms -= entry.deadline_ms
-        if entry.priority != SHADOW_PRIORITY:
+        if entry.priority == SHADOW_PRIORITY:
+            self.shadows -= 1
+        else:
             self.rows[(entry.task, entry.rung)] -= entry.rows
         if not self.count:
             # Empty: nothing of what sums of floats have drifted by stays.
