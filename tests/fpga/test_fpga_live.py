@@ -13,6 +13,7 @@ from fpga_stage import inject, random_network
 from live_stack import Load, fashion_files, package_document, running, worker_report
 
 from deploy.catalog_apply import apply_files
+from schemas.errors import DeadlineExceeded, InfeasibleAccuracy, InfeasibleDeadline, UnknownEndpoint
 from workers.fpga.emulator.faults import REBOOT
 from workers.fpga.packaging import PackageOptions, package_of
 
@@ -121,6 +122,8 @@ async def test_finn_packages_answer_bit_for_bit_through_kafka(stack, eventually,
 
 
 async def completed(client, endpoint, inputs):
-    """None until a plan has brought the endpoint's variants onto a board."""
-    response = await client.infer(endpoint, inputs, timeout_ms=10_000)
-    return response if response.completed else None
+    """None until the dispatcher has read of the endpoint, and until a plan has brought its variants onto a board."""
+    try:
+        return await client.infer(endpoint, inputs, timeout_ms=10_000)
+    except (UnknownEndpoint, InfeasibleAccuracy, InfeasibleDeadline, DeadlineExceeded):
+        return None
