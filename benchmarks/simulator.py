@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from deploy.families.fashion import fashion
+from deploy.process_memory import settle_memory
 from scaler.simulator.checking.checkers import Checkers
 from scaler.simulator.result import Result
 from scaler.simulator.run import simulate
@@ -68,8 +69,7 @@ def run(wanted: Scenario, *, checked: bool) -> tuple[Result, int]:
 
 def measure(wanted: Scenario, repeats: int, *, checked: bool) -> Figures:
     """The quickest of some runs: other work on the machine only ever makes them slower."""
-    gc.collect()
-    gc.freeze()
+    settle_memory()
     found: list[Figures] = []
     for _ in range(repeats):
         began_s = time.process_time()

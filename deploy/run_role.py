@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import gc
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from prometheus_client import GC_COLLECTOR, CollectorRegistry, PlatformCollector
 from broker.role import Role
 from deploy.configuration import RunOptions
 from deploy.log_output import configure_logs
+from deploy.process_memory import settle_memory
 from deploy.watchdog import LoopWatchdog
 from schemas.errors import HeadraceError
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 READY_POLL_MS, LOOK_MS = 100.0, 500.0
 """Until the role is ready for the first time, and from then on."""
-COLLECTOR_THRESHOLDS = (20_000, 10, 20)
-"""Of the garbage collector: nearly all that a request leaves behind is counted away; the default would look for cycles 100 times a second."""
 OpenRole = Callable[[CollectorRegistry], AbstractAsyncContextManager[Role]]
 """Builds the role on a metrics registry, and closes what it opened."""
 
@@ -69,13 +67,6 @@ def _single(error: BaseException) -> BaseException:
 def _failed(code: str, reason: str, defect: BaseException | None = None) -> int:
     structlog.get_logger().error("failed", code=code, reason=reason, **({} if defect is None else {"exc_info": defect}))
     return 1
-
-
-def _settle_memory() -> None:
-    """What was loaded stays until the end: the garbage collector need not walk through it again and again while requests wait."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _health_server(role: Role, registry: CollectorRegistry, address: str) -> HealthServer:
@@ -164,7 +155,7 @@ class _Process:
                     f"the metrics server cannot listen on {self._options.http}: {error.strerror or error}; choose another --http"
                 ) from None
         self._log.info("started", http=address, pid=os.getpid())
-        _settle_memory()
+        settle_memory()
         try:
             await self._announce(role, address)
         finally:

@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 
 import msgspec
 
+from deploy.process_memory import settle_memory
+
 LOOK_S = 0.2
 JOIN_S = 5.0
 
@@ -159,6 +161,7 @@ class Processes:
 
 def _serve(connection: Connection, work: Work) -> None:
     """The life of a process: until nobody gives it work any more."""
+    settle_memory()
     while True:
         try:
             job = connection.recv_bytes()
