@@ -253,7 +253,8 @@ class Dispatcher:
         """Read the stage topics of the graphs that there are; those of graphs that still have requests stay until they have none."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stages_due.wait(), REPORT_INTERVAL_S)
+                async with asyncio.timeout(REPORT_INTERVAL_S):
+                    await self._stages_due.wait()
             self._stages_due.clear()
             fleet = self._policy.fleet
             topics = [self._names.stage_topic(endpoint, stage) for endpoint, stage in fleet.graphs.stage_topics | self._policy.graphs.stage_topics()]

@@ -89,7 +89,20 @@ async def bounded(what: str, timeout_ms: float) -> AsyncGenerator[None]:
         raise LogUnavailable(f"{what}: {error!r}") from error
 
 
-async def finish(closing: Coroutine[Any, Any, object], timeout_ms: float) -> bool:
+async def begin(starting: Coroutine[Any, Any, object]) -> None:
+    """Run a client's start; where it is cancelled, what it is at comes to its end first, in bounded time.
+
+    aiokafka forgets the connection over which it asks for the cluster when it is cancelled meanwhile: nobody could close it any more.
+    """
+    task = asyncio.ensure_future(starting)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await finish(task, 1_000)
+        raise
+
+
+async def finish(closing: Coroutine[Any, Any, object] | asyncio.Task[object], timeout_ms: float) -> bool:
     """Run a clean-up for a bounded time; whether it got to its end.
 
     aiokafka's own clean-up can end in the CancelledError of one of its tasks, which is not a cancellation of ours: hence a task of its own.
@@ -137,7 +150,7 @@ class Producer:
         """Raises LogUnavailable; nothing is left open then."""
         try:
             async with bounded("the producer cannot start", 2 * self._connection.request_timeout_ms):
-                await self._producer.start()
+                await begin(self._producer.start())
         except BaseException:
             await self.close()
             raise
@@ -264,7 +277,7 @@ class Topics:
         administrator = AIOKafkaAdminClient(**self._connection.arguments("headrace-topics"))
         try:
             async with bounded("topics", 2 * self._connection.request_timeout_ms):
-                await administrator.start()
+                await begin(administrator.start())
                 yield administrator
         finally:
             await finish(administrator.close(), 500)

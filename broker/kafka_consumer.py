@@ -33,7 +33,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from broker.kafka_client import UNAVAILABLE, Connection, bounded, finish
+from broker.kafka_client import UNAVAILABLE, Connection, begin, bounded, finish
 from broker.log import Committed, Record, TopicPartition
 from schemas.errors import LogUnavailable
 
@@ -93,7 +93,7 @@ class Consumer:
         """Raises LogUnavailable; nothing is left open then."""
         try:
             async with bounded("the consumer cannot start", 2 * self._timeout_ms):
-                await self._consumer.start()
+                await begin(self._consumer.start())
             self._consumer._fetcher._prefetch_backoff = DRAIN_SECONDS
         except BaseException:
             await self.close()
@@ -250,7 +250,7 @@ class GroupOffsets:
         if self._client is None:
             client = AIOKafkaClient(**self._connection.arguments(self._client_id))
             try:
-                await client.bootstrap()
+                await begin(client.bootstrap())
             except BaseException:
                 await client.close()
                 raise

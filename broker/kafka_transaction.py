@@ -21,7 +21,7 @@ from aiokafka.errors import MessageSizeTooLargeError, ProducerClosed, ProducerFe
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
-from broker.kafka_client import UNAVAILABLE, Connection, bounded, finish
+from broker.kafka_client import UNAVAILABLE, Connection, begin, bounded, finish
 from broker.log import Committed, Message, TopicPartition
 from schemas.errors import LogUnavailable, TooLarge
 
@@ -55,7 +55,7 @@ class KafkaTransactions:
         """Fence off the former owner; what that one had begun is committed or aborted now. Raises LogUnavailable."""
         try:
             async with bounded("transactions cannot start", COMMIT_MS_MAX):
-                await self._producer.start()
+                await begin(self._producer.start())
         except BaseException:
             await self.close()
             raise

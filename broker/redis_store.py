@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -151,9 +152,19 @@ class RedisStore:
 
     @asynccontextmanager
     async def _translated(self, operation: str) -> AsyncGenerator[None]:
+        """Redis-py's errors as ours, and no cancellation lost: before Python 3.12 its writing (`asyncio.wait_for`) can swallow one."""
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
+
+        def see_cancelled() -> None:
+            if task is not None and task.cancelling() > cancelled:
+                raise asyncio.CancelledError
+
         try:
             yield
+            see_cancelled()
         except (RedisError, OSError, TimeoutError) as error:
+            see_cancelled()
             raise StoreUnavailable(f"the response store did not answer ({operation}): {type(error).__name__}: {error}") from error
 
 

@@ -215,7 +215,8 @@ class OptimizerRunner:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), END_S)
+            async with asyncio.timeout(END_S):
+                await process.wait()
         if process.stdin is not None:
             process.stdin.close()
         if self._drain is not None:

@@ -115,7 +115,8 @@ class ShadowTrial:
 async def stopped_within(stopping: asyncio.Event, wait_s: float) -> bool:
     """Wait; True as soon as it is to stop."""
     try:
-        await asyncio.wait_for(stopping.wait(), wait_s)
+        async with asyncio.timeout(wait_s):
+            await stopping.wait()
     except TimeoutError:
         return False
     return True

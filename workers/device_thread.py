@@ -45,7 +45,8 @@ class DeviceThread:
                 future.set_exception(error)
 
         self.submit(call, done)
-        return await asyncio.wait_for(future, timeout_seconds)
+        async with asyncio.timeout(timeout_seconds):
+            return await future
 
     def close(self) -> None:
         """Let the thread end after its present call; does not wait for it."""

@@ -255,7 +255,8 @@ class Worker:
                 self._report()
                 next_report_ms = self._now_ms() + self._settings.telemetry_interval_ms
             try:
-                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

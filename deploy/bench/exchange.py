@@ -75,7 +75,8 @@ class Exchange:
         while len(self.answers) < count and time.monotonic() < end_s:
             self._came.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._came.wait(), max(end_s - time.monotonic(), 0.001))
+                async with asyncio.timeout(max(end_s - time.monotonic(), 0.001)):
+                    await self._came.wait()
 
     def _publish(self, messages: Sequence[Message], shard: int) -> asyncio.Future[Ack]:
         now_s = time.time()

@@ -167,7 +167,8 @@ async def run_clean_up(argv: Sequence[str]) -> None:
     except OSError:
         return
     try:
-        await asyncio.wait_for(process.wait(), CLEAN_S_MAX)
+        async with asyncio.timeout(CLEAN_S_MAX):
+            await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()

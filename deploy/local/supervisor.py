@@ -168,7 +168,8 @@ class Supervisor:
             self._judge_start(child, code)
             self._write()
             with suppress(TimeoutError):
-                await asyncio.wait_for(ends.wait(), delay_ms / 1000)
+                async with asyncio.timeout(delay_ms / 1000):
+                    await ends.wait()
 
     # -- scaling
 

@@ -70,7 +70,8 @@ class ApartActuator:
         self._under_way = what
         future = asyncio.run_coroutine_threadsafe(self._followed(call), self._loop)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._call_s_max)
+            async with asyncio.timeout(self._call_s_max):
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             raise ActuatorFailed(f"actuator {self.name!r} has not come back from {what}() for {self._call_s_max:g} s") from None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 import redis.asyncio as redis
@@ -177,3 +178,28 @@ async def test_a_store_that_is_away_says_so_soon() -> None:
 def test_a_wrong_address_or_option_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError):
         RedisStore("http://somewhere", Names("x"))
+
+
+ACTIONS: dict[str, Callable[[Store], Coroutine[Any, Any, object]]] = {
+    "ping": lambda store: store.ping(),
+    "put_responses": lambda store: store.put_responses([Answer("a", terminal("a"), TTL_MS)]),
+    "mark_pending": lambda store: store.mark_pending([Mark("a", TTL_MS)]),
+    "get": lambda store: store.get(["a"]),
+    "status": lambda store: store.status("a"),
+    "watermarks": lambda store: store.watermarks(["shard"]),
+    "set_watermark": lambda store: store.set_watermark("shard", 1),
+    "advance_watermarks": lambda store: store.advance_watermarks({"shard": 1}),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_a_cancellation_is_never_lost(store: Store, action: str) -> None:
+    """A role that is told to end while it waits for the store ends, whichever turn of the loop that comes in."""
+    await ACTIONS[action](store)
+    for turns in range(30):
+        task = asyncio.create_task(ACTIONS[action](store))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_running = task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() == was_running, f"after {turns} turns"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import structlog
@@ -332,3 +334,21 @@ async def test_a_member_that_was_cut_off_joins_again(proxy: Proxy, log: KafkaLog
         assert time.monotonic() - cut_off < 20.0, seen
         seen += await read_values(reader)
     assert events == ["assigned 2", "revoked 2", "assigned 2"]
+
+
+@pytest.mark.parametrize("kind", ["reader", "writer", "questions", "commits"])
+async def test_a_start_that_is_cancelled_at_any_moment_leaves_no_connection_open(log: KafkaLog, topic: str, prefix: str, kind: str) -> None:
+    """An open connection that nobody has any more warns, and warnings are errors here."""
+    starts: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        "reader": lambda: log.reader("reader").start(),
+        "writer": lambda: log.writer("writer").start(),
+        "questions": lambda: log.partitions(topic),
+        "commits": lambda: log.reader("commits", group=f"{prefix}.group").committed(TopicPartition(topic, 0)),
+    }
+    for step in range(60):
+        starting = asyncio.create_task(starts[kind]())
+        await asyncio.sleep(step * 0.0003)
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+    gc.collect()

@@ -104,6 +104,12 @@ async def test_a_second_stack_in_the_folder_is_refused_and_the_first_stays(plan,
     assert len(stack.alive()) == 2
 
 
+def kill(pid: int | None) -> None:
+    """Never pid 0, which is whoever runs these tests."""
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+
+
 async def test_a_killed_worker_is_announced_and_restarted_and_the_state_follows(
     plan, role, folder: Path, prefix: str, kafka_address: str, eventually
 ):
@@ -114,9 +120,9 @@ async def test_a_killed_worker_is_announced_and_restarted_and_the_state_follows(
     reader = log.reader("test")
     await reader.start()
     await reader.assign({telemetry: "earliest"})
-    os.kill(pid_of(stack, "sink") or 0, signal.SIGKILL)
+    kill(pid_of(stack, "sink"))
     await eventually(lambda: pid_of(read(folder), "sink") not in (None, pid_of(stack, "sink")))
-    os.kill(first or 0, signal.SIGKILL)
+    kill(first)
 
     async def heard() -> list:
         return [record for records in (await reader.read(timeout_ms=100, records_max=10)).values() for record in records]
@@ -222,7 +228,7 @@ async def test_the_whole_stack_with_its_own_servers_starts_mends_itself_and_ends
     valkey_host, _, valkey_port = stack.redis.removeprefix("redis://").rpartition(":")
     assert kafka_answers(kafka_host, int(kafka_port))
     killed = pid_of(stack, "valkey")
-    os.kill(killed or 0, signal.SIGKILL)
+    kill(killed)
     await eventually(lambda: pid_of(read(folder), "valkey") not in (None, killed))
     await eventually(lambda: asyncio.to_thread(valkey_answers, valkey_host, int(valkey_port)))
     now = read(folder)
