@@ -46,11 +46,11 @@ def _contended(entry: Entry, pool: Pool, settings: DispatcherSettings, now_ms: f
         pool.fairness.refused(now_ms)
     pool.fairness.count(entry.tenant, entry.task, entry.rung, entry.work_ms, entry.work_ms if admitted else 0.0)
     if admitted:
-        laxity.take(entry.deadline_ms, entry.work_ms)
+        pool.take(entry)
         return None
     return (
         "overloaded",
-        f"{pool.waiting.work_ms + pool.busy_ms:.0f} ms of work are in the way; a deadline {max(needed_ms - room_ms, 1.0):.0f} ms later might be met",
+        f"{laxity.in_the_way_ms:.0f} ms of work are in the way; a deadline {max(needed_ms - room_ms, 1.0):.0f} ms later might be met",
     )
 
 

@@ -6,26 +6,58 @@ until then (Liu and Layland, JACM 1973). The room at a deadline is the least tha
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.policy.tuning import Group
 from broker.policy.waiting import BUCKET_MS, Waiting
 
 
 class Laxity:
-    """Room by deadline for one priority, at one moment; `take` keeps it true while requests are admitted."""
+    """Room by deadline for one priority and the lanes that answer some class, at one moment; `take` keeps it true while requests are admitted."""
 
-    def __init__(self, waiting: Waiting, priority: int, *, capacity: float, busy_ms: float, now_ms: float, slack: float, hop_ms: float) -> None:
-        """`capacity`: milliseconds of work done per millisecond; `slack`: the part of the time until a deadline that may be planned with."""
-        ahead_ms = busy_ms + sum(sum(due.values()) for level, due in waiting.due.items() if level < priority)
-        due = waiting.due.get(priority, {})
-        self._now_ms, self._slack, self._hop_ms, self._capacity, self._ahead_ms = now_ms, slack, hop_ms, capacity, ahead_ms
-        self._buckets = np.fromiter(due, np.int64, len(due))
-        order = np.argsort(self._buckets)
-        self._buckets = self._buckets[order]
-        self._work_ms = np.cumsum(np.fromiter(due.values(), np.float64, len(due))[order])
-        self._left_ms = capacity * self._usable_ms((self._buckets + 1) * BUCKET_MS) - ahead_ms - self._work_ms
+    def __init__(
+        self,
+        waiting: Waiting,
+        priority: int,
+        *,
+        capacity: float,
+        busy_ms: float,
+        now_ms: float,
+        slack: float,
+        hop_ms: float,
+        part: Callable[[Group], float] = lambda _group: 1.0,
+    ) -> None:
+        """`capacity`: milliseconds of work done per millisecond; `slack`: the part of the time until a deadline that may be planned with.
 
-    def _usable_ms(self, deadline_ms: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        `part`: of a class's work, what is expected on these lanes.
+        """
+        self._now_ms, self._slack, self._hop_ms, self._capacity, self._ahead_ms = now_ms, slack, hop_ms, capacity, busy_ms
+        buckets: list[NDArray[np.int64]] = []
+        works_ms: list[NDArray[np.float64]] = []
+        for (level, task, rung), due in waiting.due.items():
+            if level > priority or not due or not (met := part((task, rung))):
+                continue
+            work_ms = met * np.fromiter(due.values(), np.float64, len(due))
+            if level < priority:
+                self._ahead_ms += float(work_ms.sum())
+            else:
+                buckets.append(np.fromiter(due, np.int64, len(due)))
+                works_ms.append(work_ms)
+        found = np.concatenate([np.zeros(0, np.int64), *buckets])
+        order = np.argsort(found)
+        self._buckets = found[order]
+        self._work_ms = np.cumsum(np.concatenate([np.zeros(0), *works_ms])[order])
+        self._left_ms = capacity * self._usable_ms((self._buckets + 1) * BUCKET_MS) - self._ahead_ms - self._work_ms
+
+    @property
+    def in_the_way_ms(self) -> float:
+        """Work that is done before, or as soon as, what would be added at the last deadline."""
+        return self._ahead_ms + (float(self._work_ms[-1]) if len(self._work_ms) else 0.0)
+
+    def _usable_ms(self, deadline_ms: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.maximum((deadline_ms - self._now_ms) * self._slack - self._hop_ms, 0.0)
 
     def room_ms(self, deadline_ms: int) -> float:

@@ -13,6 +13,7 @@ from broker.policy.ladder import Ladder
 from broker.policy.lanes import Lane, Option
 from broker.policy.laxity import Laxity
 from broker.policy.open_lanes import OpenLanes
+from broker.policy.serving import Serving, hosts
 from broker.policy.settings import DispatcherSettings
 from broker.policy.tuning import Group, Mix, Rung, allocate
 from broker.policy.waiting import Waiting
@@ -56,8 +57,8 @@ class Pool:
         """Requests at their floors leave no room for better answers, and so none for shadows."""
         self.waiting = Waiting()
         self.fairness = Fairness(tenants_max)
-        self.promised_ms = 0.0
-        """Work of later stages of requests that were taken on."""
+        self.promised_ms: dict[str, float] = {}
+        """By task: work of later stages of requests that were taken on."""
         self.share = 1.0
         """This dispatcher's part of the lanes' credits."""
         self.shares: dict[str, dict[str, float]] = {}
@@ -79,7 +80,8 @@ class Pool:
         self._stale = True
         """The mixes follow from lanes that have changed."""
         self._cheapest: dict[Group, Option | None] = {}
-        self._laxity: dict[int, Laxity] = {}
+        self._laxity: dict[tuple[int, int], Laxity] = {}
+        """Of this step, by priority and lanes."""
         self._means: dict[Group, list[tuple[str, float, float]]] = {}
         """Where there are many lanes: what variants cost, on average, as when costs were told to have changed."""
         self._capacities: dict[Group, float] = {}
@@ -92,8 +94,7 @@ class Pool:
         self._speeds = [0.0] * len(lanes)
         self._windows_ms = [0.0] * len(lanes)
         self._hostings = [lane.hostings for lane in lanes]
-        self._serving: dict[Group, list[int]] = {}
-        """Places of the lanes that host what answers a class."""
+        self._serving = Serving(lanes)
         self._open_lanes = OpenLanes(lanes)
         self._unsettled: set[Lane] = set()
         """Lanes that have changed since open ones were asked for."""
@@ -131,7 +132,7 @@ class Pool:
             self._windows_ms[at] = lane.window_ms if lane.ready else 0.0
             if lane.hostings != self._hostings[at]:
                 self._hostings[at] = lane.hostings
-                self._serving.clear()
+                self._serving.forget()
                 self._open_lanes.forget()
                 self._unsettled.update(self.lanes)
         self._unsettled |= changed
@@ -160,7 +161,7 @@ class Pool:
         """Work outstanding on all lanes, and promised to requests on graphs."""
         if self._busy_ms is None:
             self._look()
-            self._busy_ms = sum(self._outstanding_ms) + max(self.promised_ms, 0.0)
+            self._busy_ms = sum(self._outstanding_ms) + max(sum(self.promised_ms.values()), 0.0)
         return self._busy_ms
 
     def capacity(self, task: str, rung: int) -> float:
@@ -169,9 +170,7 @@ class Pool:
         capacity = self._capacities.get(group)
         if capacity is None:
             self._look()
-            speeds, serving = self._speeds, self._serving.get(group)
-            if serving is None:
-                serving = self._serving[group] = [lane.at for lane in self.lanes if _hosts(lane, task, rung)]
+            speeds, serving = self._speeds, self._serving.places(group)
             capacity = self._capacities[group] = self.share * sum(speeds if len(serving) == len(speeds) else [speeds[at] for at in serving])
         return capacity
 
@@ -184,19 +183,33 @@ class Pool:
         return self._cheapest[group]
 
     def laxity(self, priority: int, task: str, rung: int, now_ms: float) -> Laxity:
-        """Room by deadline, shared by all decisions of a step."""
-        laxity = self._laxity.get(priority)
+        """Room by deadline on the lanes that answer this class, shared by all decisions of a step.
+
+        Of what others wait for, that part counts which these lanes are of all that could answer it.
+        """
+        self._look()
+        serving, lanes = self._serving, self._serving.lanes_of((task, rung))
+        laxity = self._laxity.get((priority, lanes))
         if laxity is None:
-            laxity = self._laxity[priority] = Laxity(
+            busy_ms = sum([self._outstanding_ms[at] for at in serving.places((task, rung))])
+            promised_ms = sum([max(each_ms, 0.0) * serving.part((other, 0), lanes) for other, each_ms in self.promised_ms.items()])
+            laxity = self._laxity[priority, lanes] = Laxity(
                 self.waiting,
                 priority,
                 capacity=self.capacity(task, rung),
-                busy_ms=self.busy_ms,
+                busy_ms=busy_ms + promised_ms,
                 now_ms=now_ms,
                 slack=self._settings.slack,
                 hop_ms=self._settings.hop_ms,
+                part=lambda group: serving.part(group, lanes),
             )
         return laxity
+
+    def take(self, entry: Entry) -> None:
+        """Count a request that was admitted where there was little room; it does not wait yet."""
+        for (priority, lanes), laxity in self._laxity.items():
+            if priority == entry.priority and (part := self._serving.part((entry.task, entry.rung), lanes)):
+                laxity.take(entry.deadline_ms, part * entry.work_ms)
 
     def arrived(self, entry: Entry) -> None:
         """Count an admitted request towards its class's rate."""
@@ -370,12 +383,7 @@ def _aim(mix: Mix) -> Aim:
 
 
 def _serves(lane: Lane, task: str, rung: int) -> bool:
-    return lane.ready and _hosts(lane, task, rung)
-
-
-def _hosts(lane: Lane, task: str, rung: int) -> bool:
-    rungs = lane.options.get(task)
-    return rungs is not None and rung < len(rungs) and bool(rungs[rung])
+    return lane.ready and hosts(lane, task, rung)
 
 
 def _in_time(lane: Lane, entry: Entry) -> Sequence[Option]:

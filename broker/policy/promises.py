@@ -21,15 +21,15 @@ KNOWN_MAX = 4_096
 def refused_by(pool: Pool, task: str, entry: Entry, work_ms: float, settings: DispatcherSettings, now_ms: float) -> Refusal | None:
     """None where a later stage's pool has room for this much more before the request's deadline, beside what it has promised already."""
     usable_ms = (entry.deadline_ms - now_ms) * settings.slack - settings.hop_ms
-    in_the_way_ms = pool.waiting.work_ms + pool.busy_ms
     capacity = pool.capacity(task, 0)
-    if capacity <= 0.0 or in_the_way_ms + work_ms <= capacity * usable_ms:
+    if capacity <= 0.0 or pool.waiting.work_ms + pool.busy_ms + work_ms <= capacity * usable_ms:
         return None  # nobody hosts it now: it may be hosted in time
-    room_ms = pool.laxity(entry.priority, task, 0, now_ms).room_ms(entry.deadline_ms)
+    laxity = pool.laxity(entry.priority, task, 0, now_ms)
+    room_ms = laxity.room_ms(entry.deadline_ms)
     if room_ms >= work_ms:
         return None
     later_ms = max((work_ms - room_ms) / capacity, 1.0)
-    return "overloaded", f"{in_the_way_ms:.0f} ms of work are in the way of {task!r}; a deadline {later_ms:.0f} ms later might be met"
+    return "overloaded", f"{laxity.in_the_way_ms:.0f} ms of work are in the way of {task!r}; a deadline {later_ms:.0f} ms later might be met"
 
 
 class _Needed(msgspec.Struct):
@@ -67,7 +67,7 @@ class Promises:
         request.planned_ms = planned_ms
         request.promised_ms = self.expected_ms(request.endpoint, planned_ms)
         for task, each_ms in request.promised_ms.items():
-            self._fleet.pool(task).promised_ms += each_ms
+            self._promised(task, each_ms)
 
     def place(self, request: GraphRequest, stage: Entry) -> None:
         """A stage stands in its pool's queue: that much is promised no more."""
@@ -102,7 +102,11 @@ class Promises:
 
     def _take_back(self, task: str, work_ms: float) -> None:
         if work_ms and task in self._fleet.ladders:
-            self._fleet.pool(task).promised_ms -= work_ms
+            self._promised(task, -work_ms)
+
+    def _promised(self, task: str, change_ms: float) -> None:
+        promised_ms = self._fleet.pool(task).promised_ms
+        promised_ms[task] = promised_ms.get(task, 0.0) + change_ms
 
     def _look(self) -> None:
         if self._layouts == self._fleet.layouts:

@@ -92,8 +92,8 @@ class Waiting:
         self.shadows = 0
         """How many of them are shadows."""
         self.deadline_sum_ms = 0.0
-        self.due: dict[int, dict[int, float]] = {}
-        """By priority: milliseconds of work by deadline bucket."""
+        self.due: dict[Class, dict[int, float]] = {}
+        """By class: milliseconds of work by deadline bucket."""
 
     def push(self, entry: Entry) -> None:
         """Add a request whose task, rung, deadline and work are known."""
@@ -107,9 +107,9 @@ class Waiting:
         self.count += 1
         self.deadline_sum_ms += deadline_ms
         self.work_ms += work_ms
-        due = self.due.get(priority)
+        due = self.due.get(kind)
         if due is None:
-            due = self.due[priority] = {}
+            due = self.due[kind] = {}
         bucket = entry.bucket = deadline_ms // BUCKET_MS
         due[bucket] = due.get(bucket, 0.0) + work_ms
         if priority == SHADOW_PRIORITY:
@@ -135,7 +135,7 @@ class Waiting:
             return
         work_ms, bucket = entry.work_ms, entry.bucket
         self.work_ms -= work_ms
-        due = self.due[entry.priority]
+        due = self.due[(entry.priority, entry.task, entry.rung)]
         left = due.get(bucket, 0.0) - work_ms
         if left > ROUNDING_MS:
             due[bucket] = left
