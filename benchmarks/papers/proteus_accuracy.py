@@ -19,7 +19,7 @@ class ProteusAccuracy:
     title = "Accuracy and violations against Proteus's four baselines"
     source = "Proteus, ASPLOS'24, section 6: max accuracy drop 4.85 %; violations 2.8 x, 4.3 x and more than 10 x lower than the baselines'"
     differences = (
-        "BERT, T5 and GPT-2 are in no public table with these devices: ConvNeXt, RegNetY and VGG stand for them. Half a minute of a "
+        "BERT, T5 and GPT-2 are in no public table with these devices: ConvNeXt, RegNetY and VGG stand for them. Two minutes of a "
         "diurnal shape stands for the Twitter trace, plans are made every 5 s for 30. Time-outs are the paper's twice the fastest CPU "
         "latency, and 40 ms for the log."
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import exp
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from broker.policy.aims import Aims
 from broker.policy.entry import Entry
 from broker.policy.fairness import Fairness
 from broker.policy.ladder import Ladder
@@ -19,9 +22,7 @@ from broker.policy.tuning import Group, Mix, Rung, allocate
 from broker.policy.waiting import Waiting
 from graphs.planning import Choice
 
-ACCURACY_ROUNDING = 1e-9
 ROWS_WEIGHT = 0.05
-OWED_MAX = 2.0
 LANES_FEW = 64
 """Over so many lanes mean costs are worked out whenever they are asked for; of more, one lane's say little, and work is saved."""
 
@@ -34,17 +35,6 @@ class Terms(msgspec.Struct, gc=False):
     least_ms: float
     """From now to the answer, in the 95th percentile, with the way there and back."""
     capacity: float
-
-
-class Aim(msgspec.Struct, gc=False):
-    """A mix as it is paid out: the accuracies are those aimed at, the parts of one."""
-
-    lower: str
-    upper: str
-    lower_accuracy: float
-    upper_accuracy: float
-    lower_part: float
-    upper_part: float
 
 
 class Pool:
@@ -65,12 +55,9 @@ class Pool:
         """The plan's routing shares by task; without an entry the load decides."""
         self._ladders = ladders
         self._settings = settings
-        self._aims: dict[Group, Aim] = {}
-        self._owed: dict[Group, dict[str, float]] = {}
-        """By variant, what the mix still has to come out at; the plan's shares have a book of their own."""
-        self._owed_by_plan: dict[Group, dict[str, float]] = {}
-        self._queued = False
-        """More waits than the lanes take at once."""
+        self._aims = Aims(ladders)
+        self._queued: set[Group] = set()
+        """Of which more waits than their lanes take at once."""
         self._arrived_rows: dict[Group, int] = {}
         self._rows_each: dict[Group, float] = {}
         """Rows of a request, on average: a request's overhead is shared by its rows."""
@@ -229,23 +216,41 @@ class Pool:
         self._count_rates(now_ms)
         self._look()
         self.fairness.fade(now_ms)
-        waiting = self.waiting
-        waiting.compact()
-        horizon_ms = settings.rate_window_ms
+        self.waiting.compact()
+        groups = [*self._rates, *(group for group in self.waiting.rows if group not in self._rates)]
+        ladders = {group: self._rungs(*group) for group in groups}
+        demand = self._demand(groups, settings.rate_window_ms)
+        least_ms = {group: rows * _least_ms(ladders[group]) for group, rows in demand.items()}
+        most_ms = {group: rows * max([rung.row_ms for rung in ladders[group]], default=0.0) for group, rows in demand.items()}
+        mixes: dict[Group, Mix] = {}
+        self.pressed = False
+        self._queued.clear()
+        for together, part in self._serving.divided(least_ms, most_ms, self._room_ms):
+            mixes |= self._allocate(together, part, ladders, now_ms)
+        self._aims.set(mixes)
+
+    def _room_ms(self) -> NDArray[np.float64]:
+        """Of each lane, within the rate window."""
+        settings = self._settings
+        return self.share * settings.rate_window_ms * settings.utilisation * np.array(self._speeds) - np.array(self._outstanding_ms)
+
+    def _demand(self, groups: Iterable[Group], horizon_ms: float) -> dict[Group, float]:
+        """Rows that want an answer within the horizon."""
+        return {group: self.waiting.rows.get(group, 0) + self._rates.get(group, 0.0) * horizon_ms for group in groups}
+
+    def _allocate(self, groups: list[Group], part: NDArray[np.float64] | None, ladders: dict[Group, list[Rung]], now_ms: float) -> dict[Group, Mix]:
+        """Share the computing time of these parts of the lanes out among classes that the same lanes answer; None: of all lanes."""
+        settings, speed, horizon_ms = self._settings, _sum(self._speeds, part), self._settings.rate_window_ms
         # What is promised to stages that are still to come waits for nobody yet, and arrives at a rate that is counted.
-        outstanding_ms = sum(self._outstanding_ms)
-        self._queued = waiting.count > 0 and waiting.work_ms + outstanding_ms > sum(self._windows_ms)
-        if self._queued:
-            mean_slack_ms = waiting.deadline_sum_ms / waiting.count - now_ms
-            horizon_ms = min(max(settings.backlog_part * mean_slack_ms, settings.horizon_ms_min), settings.horizon_ms_max)
-        demand = {group: waiting.rows.get(group, 0) + rate * horizon_ms for group, rate in self._rates.items()}
-        for group, rows in waiting.rows.items():
-            demand.setdefault(group, rows)
-        capacity_ms = self.share * sum(self._speeds) * horizon_ms * settings.utilisation - outstanding_ms
-        ladders = {group: self._rungs(*group) for group in demand}
-        self.pressed = capacity_ms < sum([rows * min([rung.row_ms for rung in ladders[group]], default=0.0) for group, rows in demand.items()])
-        mixes = allocate(demand, ladders, capacity_ms)
-        self._aims = {group: _aim(mix) for group, mix in mixes.items()}
+        outstanding_ms = _sum(self._outstanding_ms, part)
+        work_ms, mean_deadline_ms = self.waiting.backlog(None if part is None else groups)
+        if work_ms > 0.0 and work_ms + outstanding_ms > _sum(self._windows_ms, part):
+            self._queued.update(groups)
+            horizon_ms = min(max(settings.backlog_part * (mean_deadline_ms - now_ms), settings.horizon_ms_min), settings.horizon_ms_max)
+        demand = self._demand(groups, horizon_ms)
+        capacity_ms = self.share * speed * horizon_ms * settings.utilisation - outstanding_ms
+        self.pressed = self.pressed or capacity_ms < sum([rows * _least_ms(ladders[group]) for group, rows in demand.items()])
+        return allocate(demand, ladders, capacity_ms)
 
     def _count_rates(self, now_ms: float) -> None:
         """Fading arrival rates, in rows per millisecond."""
@@ -289,7 +294,7 @@ class Pool:
             if not options:
                 return None
         settings, rows = self._settings, entry.rows
-        wanted = self._wanted(entry) if self.shares else self._affordable((entry.task, entry.rung))
+        wanted = self._wanted(entry) if self.shares else self._aims.affordable((entry.task, entry.rung))
         left_ms = entry.deadline_ms - now_ms - 2.0 * settings.hop_ms - lane.wait_ms
         # A better answer is worth a try only where there is time for it to go wrong; the cheapest is what there is.
         easily_ms = left_ms / settings.upgrade_margin
@@ -305,7 +310,7 @@ class Pool:
         the load alone bounds how accurate it is, and no other lane has a better one, or the same so much sooner. `choices`: the stage's
         variants over all lanes, `hop_ms` away.
         """
-        wanted = self._wanted(entry) if self.shares else self._affordable((entry.task, entry.rung))
+        wanted = self._wanted(entry) if self.shares else self._aims.affordable((entry.task, entry.rung))
         options: Sequence[Option] = lane.options[entry.task][entry.rung]
         found = next((option for option in options if option.accuracy <= wanted), options[-1])
         takes_ms, accuracy = found.p95_ms(entry.rows), found.accuracy
@@ -318,53 +323,14 @@ class Pool:
         return found
 
     def _wanted(self, entry: Entry) -> float:
-        """The accuracy aimed at, so that over many requests the parts come out as planned (the largest debt is paid first)."""
+        """The accuracy aimed at by the plan, or by the load where the plan says nothing."""
         group = (entry.task, entry.rung)
         planned = self.shares.get(entry.task)
         if not planned:
-            return self._affordable(group)
-        wanted = self._pay(self._owed_by_plan, group, self._planned_parts(entry, planned))
+            return self._aims.affordable(group)
+        wanted = self._aims.planned(group, planned)
         # Between two plans, and with nobody to plan, the load decides as soon as a queue stands: it was not planned for.
-        return min(wanted, self._affordable(group)) if self._queued else wanted
-
-    def _affordable(self, group: Group) -> float:
-        """What the present load leaves room for."""
-        aim = self._aims.get(group)
-        if aim is None:
-            return 1.0
-        if aim.upper_part <= 0.0:
-            return aim.lower_accuracy
-        # As `_pay` does, of just these two.
-        owed = self._owed.get(group)
-        if owed is None:
-            owed = self._owed[group] = {}
-        lower, upper = aim.lower, aim.upper
-        lower_owed, upper_owed = owed.get(lower, 0.0) + aim.lower_part, owed.get(upper, 0.0) + aim.upper_part
-        if lower_owed > OWED_MAX:
-            lower_owed = OWED_MAX
-        if upper_owed > OWED_MAX:
-            upper_owed = OWED_MAX
-        if lower_owed >= upper_owed:
-            owed[lower], owed[upper] = lower_owed - 1.0, upper_owed
-            return aim.lower_accuracy
-        owed[lower], owed[upper] = lower_owed, upper_owed - 1.0
-        return aim.upper_accuracy
-
-    def _planned_parts(self, entry: Entry, planned: dict[str, float]) -> dict[str, float]:
-        ladder = self._ladders[entry.task]
-        return {key: part for key, part in planned.items() if part > 0.0 and ladder.index.get(key, -1) >= entry.rung}
-
-    def _pay(self, owing: dict[Group, dict[str, float]], group: Group, parts: dict[str, float]) -> float:
-        if not parts:
-            return 1.0
-        owed = owing.setdefault(group, {})
-        total = sum(parts.values())
-        for key, part in parts.items():
-            owed[key] = min(owed.get(key, 0.0) + part / total, OWED_MAX)
-        chosen = max(parts, key=lambda key: owed[key])
-        owed[chosen] -= 1.0
-        ladder = self._ladders[group[0]]
-        return ladder.accuracies[ladder.index[chosen]] + ACCURACY_ROUNDING
+        return min(wanted, self._aims.affordable(group)) if group in self._queued else wanted
 
     def fits_somewhere(self, entry: Entry, now_ms: float) -> bool:
         """Whether any lane, once free, could still answer in time."""
@@ -376,10 +342,12 @@ class Pool:
         )
 
 
-def _aim(mix: Mix) -> Aim:
-    lower, upper, part = mix.lower, mix.upper, mix.upper_part
-    total = 1.0 - part + part
-    return Aim(lower.key, upper.key, lower.accuracy + ACCURACY_ROUNDING, upper.accuracy + ACCURACY_ROUNDING, (1.0 - part) / total, part / total)
+def _least_ms(ladder: Sequence[Rung]) -> float:
+    return min([rung.row_ms for rung in ladder], default=0.0)
+
+
+def _sum(of_lanes: list[float], part: NDArray[np.float64] | None) -> float:
+    return sum(of_lanes) if part is None else float(part @ np.array(of_lanes))
 
 
 def _serves(lane: Lane, task: str, rung: int) -> bool:

@@ -6,7 +6,7 @@ A class is what lanes can tell apart: task, rung and priority. Queues hold dead 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from broker.policy.entry import SHADOW_PRIORITY, WAITING, Entry, State
 
@@ -141,6 +141,14 @@ class Waiting:
             due[bucket] = left
         else:
             due.pop(bucket, None)
+
+    def backlog(self, groups: Collection[tuple[str, int]] | None) -> tuple[float, float]:
+        """Milliseconds of work that wait of these (task, rung), and their mean deadline, to a bucket; None: of all that waits, exactly."""
+        if groups is None:
+            return self.work_ms, self.deadline_sum_ms / self.count if self.count else 0.0
+        found = [each for (_, task, rung), due in self.due.items() if (task, rung) in groups for each in due.items()]
+        work_ms = sum([each_ms for _, each_ms in found])
+        return work_ms, BUCKET_MS * sum([bucket * each_ms for bucket, each_ms in found]) / work_ms if work_ms > 0.0 else 0.0
 
     def head(self, kind: Class) -> Entry | None:
         """The earliest waiting request of a class; dead ones before it are dropped."""

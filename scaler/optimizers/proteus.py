@@ -10,11 +10,14 @@ from scaler.optimizers.evaluation import normal_shares
 from scaler.optimizers.flow_program import Answer, Family, FlowProgram
 from scaler.optimizers.greedy import greedy_posts
 from scaler.optimizers.lanes import Post
-from scaler.optimizers.optimizer import FALLBACK, Limits, Proposal
+from scaler.optimizers.optimizer import ALWAYS, FALLBACK, FEASIBLE, Limits, Proposal
 from scaler.optimizers.paths import ModelPath
 from scaler.optimizers.picking import TaskDemand, allowed, operation_within, task_demands
 from scaler.optimizers.snapshot import Snapshot
 from scaler.optimizers.solver import SolverTime
+
+ROOM = 1.25
+"""As `headroom` of the control loop, by which others' plans are compared."""
 
 
 class Proteus:
@@ -26,7 +29,10 @@ class Proteus:
     - *Graphs*: the paper knows single models. Each task is a family of its own, with the rows that reach it on average, and a part of the
       time-out in proportion to its fastest variant.
     - *Floors*: the paper knows none. A task's variants below the floor that most requests ask for are left out; no other floor is looked at.
-    - *Demand*: the paper's EWMA x 1.05 is the forecast's business, so the forecast is taken as it is.
+    - *Demand*: the paper plans for 1.05 times an EWMA over 20 s; here for 1.25 times the forecast (`room`), as requests come in bursts, and a plan
+      for just what is forecast has no room for them.
+    - *What loads cost* the paper does not weigh: each plan comes into force, whatever the control loop thinks of it (`Proposal.adopted`).
+    - *Without demand* (no request was seen yet) greedy decides, so that the first to come find something ready.
     - *Workers without work* stand ready with what their type uses most.
     - A variant for which no batch is within half of the time is taken with batches within all of it.
     """
@@ -34,22 +40,35 @@ class Proteus:
     name = "proteus"
     source = "Proteus (ASPLOS'24), resource allocation"
 
+    def __init__(self, *, room: float = ROOM) -> None:
+        """`room`: multiple of the demand that is planned for; 1.05: the paper's."""
+        self._room = room
+
     def propose(self, snapshot: Snapshot, limits: Limits) -> Proposal:
         """Objective: requests/s times accuracy. Without time for the solver: greedy, as a fallback."""
         capacity = Capacity(snapshot)
         demands = task_demands(snapshot, capacity)
+        for demand in demands.values():
+            demand.rate_rps *= self._room
         answer, families = solve_tasks(capacity, demands, SolverTime(limits, len(snapshot.workers)))
-        if answer is None:
-            draft = Draft(posts=greedy_posts(snapshot, capacity), status=FALLBACK, bound_by=["no time for the solver: greedy decided"])
+        if answer is None or not families:
+            why = "no time for the solver: greedy decided" if families else "greedy keeps every endpoint ready"
+            draft = Draft(posts=greedy_posts(snapshot, capacity), status=FALLBACK, bound_by=[why])
             return assemble(draft, snapshot, capacity, limits)
-        notes = [f"demand was cut to {answer.scale:.1%}"] if 0.0 < answer.scale < 1.0 else []
+        status, scale, notes = answer.status, answer.scale * self._room, list[str]()
+        if answer.scale < 1.0 <= scale:
+            status = FEASIBLE
+            notes.append(f"room for {scale:.1%} of the demand, and not for {self._room:.0%}")
+        elif 0.0 < scale < 1.0:
+            notes.append(f"demand was cut to {scale:.1%}")
         draft = Draft(
             posts=with_idle(capacity, answer),
-            status=answer.status,
+            status=status,
             bound_by=notes,
-            objective=answer.objective,
+            objective=answer.objective / self._room,
             gap=answer.gap,
             shares=_shares(answer, families, capacity),
+            adopted=ALWAYS,
         )
         return assemble(draft, snapshot, capacity, limits)
 

@@ -84,6 +84,8 @@ class ControlPolicy:
         self._steps: deque[Step] = deque()
         self._target: Plan | None = None
         """What the steps lead to; its epoch says nothing."""
+        self._blind = False
+        """The plan in force was made while nothing was asked."""
         self._step_since_ms = 0.0
         self._looked_ms = float("-inf")
         self._awaited: frozenset[str] = frozenset()
@@ -322,7 +324,7 @@ class ControlPolicy:
         if adopted == ALWAYS or (adopted == WITHOUT_LOADS and not rebound.loads):
             return Verdict(taken=True, reason="its optimizer weighs loads itself" if rebound.loads else "it loads nothing")
         found = worth(rebound, now, snapshot, self.settings)
-        if found.enough(self.settings):
+        if found.enough(self.settings, blind=self._blind):
             return Verdict(taken=True, reason=found.text)
         late = [endpoint.endpoint for endpoint in snapshot.endpoints if endpoint.attainment < self.settings.attainment_target]
         if late and not rebound.loads and found.gain > -self.settings.gain_min:
@@ -333,6 +335,7 @@ class ControlPolicy:
     def _adopt(self, target: Plan, rebound: Rebound, proposal: Proposal, snapshot: Snapshot, now_ms: float) -> Plan:
         ready = {binding.worker for binding in rebound.bindings}
         lost = [binding for binding in target.bindings if binding.worker not in ready]
+        self._blind = not any(endpoint.forecast_rps for endpoint in snapshot.endpoints)
         sequence = steps(rebound.bindings, snapshot, needed(snapshot))
         self._steps = deque(msgspec.structs.replace(step, bindings=_sorted([*step.bindings, *lost])) for step in sequence)
         self._target = target

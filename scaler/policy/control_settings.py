@@ -40,6 +40,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
     gain_min: float = 0.01
     """A plan must be expected to serve (accuracy times part served in time, over all endpoints) this much better than the present one,
     or the present one stays."""
+    blind_gain_min: float = 0.0002
+    """... unless that was made while nothing was asked: then so much is enough, whatever the loads cost."""
     load_intervals: float = 6.0
     """A plan is expected to stay for so many intervals: what its loads cost is spread over them."""
     headroom: float = 1.25

@@ -29,9 +29,9 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
     """The part of all workers' time that goes into loading and is asked for, over the intervals for which a plan is expected to stay."""
     text: str
 
-    def enough(self, settings: ControlSettings) -> bool:
-        """The hysteresis."""
-        return self.gain - self.cost >= settings.gain_min
+    def enough(self, settings: ControlSettings, *, blind: bool) -> bool:
+        """The hysteresis. What was bound `blind`, while nothing was asked, is no plan to hold on to."""
+        return self.gain - self.cost >= settings.gain_min or (blind and self.gain >= settings.blind_gain_min)
 
 
 def worth(rebound: Rebound, present: Sequence[Binding], snapshot: Snapshot, settings: ControlSettings) -> Worth:

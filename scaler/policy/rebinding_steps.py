@@ -17,6 +17,7 @@ FORCED_PART = 8
 """Where nothing can change without a loss, one in so many of those that are left change at once: it has to end."""
 STEPS_MAX = 24
 ROUNDING = 1e-6
+"""Rows/s that sums of rates may be wrong by."""
 Level = tuple[str, float]
 """(task, accuracy): what answers the task at least that accurately."""
 
@@ -181,7 +182,7 @@ class _Sequence:
         for group in sorted(groups.values(), key=self._worth, reverse=True):
             loss = self._loss(group[0])
             lost = loss > 0.0
-            count = len(group) if not lost.any() else min(len(group), floor(float(np.min(room[lost] / loss[lost])) + ROUNDING))
+            count = len(group) if not lost.any() else min(len(group), floor(float(np.min((room[lost] + ROUNDING) / loss[lost]))))
             if count > 0:
                 wave += group[:count]
                 room = room - count * loss

@@ -7,6 +7,7 @@ from control_stage import ControlStage, hosted, proposing
 
 from scaler.optimizers.optimizer import ALWAYS, FEASIBLE, WITHOUT_LOADS, Explanation, Proposal
 from scaler.policy.control import INVALID, KEPT, PUBLISHED, STEP
+from scaler.policy.control_settings import ControlSettings
 from schemas.plan import Binding, Plan
 
 BOTH = ("t/large", "t/small")
@@ -248,3 +249,31 @@ def test_a_plan_whose_optimizer_weighs_loads_itself_is_not_weighed() -> None:
     assert plan is not None
     assert "weighs loads itself" in plan.reason
     assert stage.policy.history[-1].loads == 1
+
+
+def test_what_was_bound_while_nothing_was_asked_gives_way_to_anything_better() -> None:
+    stage = ControlStage(("w0", "w1"), ControlSettings(gain_min=0.5))
+    stage.rate_rps = 0.0
+    stage.run(2)
+    for name in stage.incarnations:
+        stage.policy.observe_worker(stage.report(name, variants={key: hosted(key) for key in BOTH}), stage.now_ms)
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    small, large = ({"w0": (key,), "w1": (key,)} for key in ("t/small", "t/large"))
+    assert stage.policy.decide(proposing(snapshot, small), snapshot, stage.now_ms) is not None
+    stage.second()
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    assert stage.policy.decide(proposing(snapshot, large), snapshot, stage.now_ms) is None, "still nothing is asked"
+    stage.rate_rps = 20.0
+    taken: list[bool] = []
+    for hosting in (large, small, large):
+        stage.now_ms += 1_000.0
+        for name in stage.incarnations:
+            stage.policy.observe_worker(stage.report(name, variants={key: hosted(key) for key in BOTH}), stage.now_ms)
+        stage.policy.observe_dispatcher(stage.counted(), stage.now_ms)
+        stage.now_ms += 1_000.0
+        stage.policy.observe_dispatcher(stage.counted(), stage.now_ms)
+        snapshot = stage.policy.snapshot(stage.now_ms)
+        taken.append(stage.policy.decide(proposing(snapshot, hosting), snapshot, stage.now_ms) is not None)
+        while stage.policy.next_step(stage.now_ms):
+            pass
+    assert taken == [True, False, False]

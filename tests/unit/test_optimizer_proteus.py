@@ -50,7 +50,7 @@ def test_it_is_as_good_as_every_placement(seed):
     ladder = [variant(name, accuracies[name], {type_: rates[type_][name] for type_ in sizes}, task=name[0]) for name in names]
     fleet = [worker for type_, count in sizes.items() for worker in workers(count, type_)]
     asked = snapshot(ladder, fleet, *(endpoint(family, family, rate=demand[family]) for family in FAMILIES))
-    proposal = Proteus().propose(asked, ample())
+    proposal = Proteus(room=1.0).propose(asked, ample())
     best = best_by_brute_force(rates, accuracies, sizes, demand)
     assert faults_of(proposal, asked) == []
     if best is None:
@@ -66,7 +66,7 @@ LADDER = [variant("slow", 0.9, {"a": 10.0}), variant("fast", 0.6, {"a": 40.0})]
 
 def test_shares_are_the_flows_of_the_solution():
     # Two slow and one fast carry 60; 20 of them by the slow ones.
-    proposal = Proteus().propose(snapshot(LADDER, workers(3), endpoint("e", "t", rate=50.0)), ample())
+    proposal = Proteus(room=1.0).propose(snapshot(LADDER, workers(3), endpoint("e", "t", rate=50.0)), ample())
     assert hosted(proposal) == {("t/slow",): 2, ("t/fast",): 1}
     assert proposal.shares["t"] == {"t/fast": pytest.approx(0.6), "t/slow": pytest.approx(0.4)}
     assert proposal.explanation.accuracy["e"] == pytest.approx(0.4 * 0.9 + 0.6 * 0.6)
@@ -75,7 +75,7 @@ def test_shares_are_the_flows_of_the_solution():
 def test_what_cannot_be_served_is_cut_for_all_alike():
     ladder = [*LADDER, variant("only", 0.8, {"a": 40.0}, task="u")]
     asked = snapshot(ladder, workers(4), endpoint("e", "t", rate=160.0), endpoint("f", "u", rate=160.0))
-    proposal = Proteus().propose(asked, ample())
+    proposal = Proteus(room=1.0).propose(asked, ample())
     assert proposal.explanation.status == INFEASIBLE
     assert proposal.explanation.served == {"e": pytest.approx(0.5, abs=0.01), "f": pytest.approx(0.5, abs=0.01)}
     assert any("cut to 50.0%" in note for note in proposal.explanation.bound_by)
@@ -84,25 +84,25 @@ def test_what_cannot_be_served_is_cut_for_all_alike():
 def test_where_whole_workers_leave_somebody_nothing_as_much_as_possible_is_served():
     ladder = [*LADDER, variant("only", 0.8, {"a": 40.0}, task="u")]
     asked = snapshot(ladder, workers(1), endpoint("e", "t", rate=10.0), endpoint("f", "u", rate=30.0))
-    proposal = Proteus().propose(asked, ample())
+    proposal = Proteus(room=1.0).propose(asked, ample())
     assert hosted(proposal) == {("u/only",): 1}
     assert proposal.explanation.served == {"e": 0.0, "f": pytest.approx(1.0)}
 
 
 def test_variants_below_the_floor_of_most_requests_are_left_out():
     asked = snapshot(LADDER, workers(3), endpoint("e", "t", floors={0.0: 5.0, 0.8: 45.0}))
-    proposal = Proteus().propose(asked, ample())
+    proposal = Proteus(room=1.0).propose(asked, ample())
     assert hosted(proposal) == {("t/slow",): 3}
 
 
 def test_without_time_greedy_decides_and_it_says_so():
     asked = snapshot(LADDER, workers(3), endpoint("e", "t", rate=50.0))
-    proposal = Proteus().propose(asked, Limits(time_s=0.0, seed=1, clock_s=lambda: 0.0))
+    proposal = Proteus(room=1.0).propose(asked, Limits(time_s=0.0, seed=1, clock_s=lambda: 0.0))
     assert proposal.explanation.status == FALLBACK
     assert faults_of(proposal, asked) == []
     assert proposal.bindings
 
 
 def test_idle_workers_stand_by():
-    proposal = Proteus().propose(snapshot(LADDER, workers(5), endpoint("e", "t", rate=10.0)), ample())
+    proposal = Proteus(room=1.0).propose(snapshot(LADDER, workers(5), endpoint("e", "t", rate=10.0)), ample())
     assert hosted(proposal) == {("t/slow",): 5}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+import pytest
 from policy_stage import START_MS, request
 
 from broker.policy import events as ev
 from broker.policy.dispatcher import DispatcherPolicy
 from broker.policy.entry import Commands, Entry
+from broker.policy.serving import Serving
 from broker.policy.settings import DispatcherSettings
+from broker.policy.tuning import Group
 from broker.policy.watermark import Watermark
 from schemas.catalog import Catalog, EndpointSpec, TaskSpec, VariantSpec
 from schemas.limits import Limits
@@ -48,8 +52,8 @@ def sharing(*hosting: str) -> DispatcherPolicy:
     return policy
 
 
-def crowd(endpoint: str, count: int, *, timeout_ms: int = 200) -> list[Entry]:
-    return [request(f"{endpoint}{at}", endpoint=endpoint, floor=0.9, timeout_ms=timeout_ms) for at in range(count)]
+def crowd(endpoint: str, count: int, *, timeout_ms: int = 200, floor: float = 0.9) -> list[Entry]:
+    return [request(f"{endpoint}{at}", endpoint=endpoint, floor=floor, timeout_ms=timeout_ms) for at in range(count)]
 
 
 def arrive(policy: DispatcherPolicy, entries: list[Entry]) -> Commands:
@@ -89,3 +93,53 @@ def test_in_one_step_too() -> None:
     one_lane = 400 - len(arrive(sharing("red"), crowd("red", 400)).answers)
     assert abs(refused["red"] - refused["green"]) <= 2
     assert 2.2 * one_lane < 800 - refused.total() <= 3.1 * one_lane
+
+
+def test_how_accurate_answers_are_depends_on_the_lanes_that_can_give_them() -> None:
+    """Red's lanes are too few for its best variant; that green's stand idle helps nobody."""
+    policy = sharing("red", "red green", *["green"] * 8)
+    sends = arrive(policy, crowd("red", 150, floor=0.8)).sends
+    assert {send.variant for send in sends} == {"red/quick"}
+    sends = arrive(policy, crowd("green", 8, floor=0.8)).sends
+    assert {send.variant for send in sends} == {"green/good"}
+
+
+def test_who_shares_all_lanes_shares_their_time() -> None:
+    policy = sharing("red green", "red green")
+    sends = arrive(policy, [*crowd("red", 12, floor=0.8), *crowd("green", 12, floor=0.8)]).sends
+    assert Counter(send.variant for send in sends) == {"red/good": 12, "green/good": 12}
+
+
+def parts_of(policy: DispatcherPolicy, least_ms: dict[Group, float], most_ms: dict[Group, float]) -> dict[frozenset[str], list[float]]:
+    """Of lanes with 100 ms each."""
+    (pool,) = policy.fleet.pools
+    found = Serving(pool.lanes).divided(least_ms, most_ms, lambda: np.full(len(pool.lanes), 100.0))
+    return {frozenset(name for name, _ in groups): part.tolist() for groups, part in found if part is not None}
+
+
+def test_lanes_that_are_shared_are_divided_by_what_is_needed_of_each() -> None:
+    policy = sharing("red", "red green", "green", "blue green")
+    least_ms = {("red", 0): 30.0, ("green", 0): 30.0, ("green", 1): 15.0, ("blue", 0): 0.0}
+    parts = parts_of(policy, least_ms, dict.fromkeys(least_ms, 1000.0))
+    assert parts[frozenset({"red"})] == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    assert parts[frozenset({"green"})] == pytest.approx([0.0, 0.5, 1.0, 1.0], abs=1e-5)
+    assert parts[frozenset({"blue"})] == pytest.approx([0.0, 0.0, 0.0, 0.0], abs=1e-5)
+
+
+def test_what_some_cannot_use_is_left_to_the_others() -> None:
+    policy = sharing("red green", "green blue")
+    least_ms = {("red", 0): 30.0, ("green", 0): 30.0, ("blue", 0): 30.0}
+    parts = parts_of(policy, least_ms, {("red", 0): 40.0, ("green", 0): 1_000.0, ("blue", 0): 1_000.0})
+    assert parts[frozenset({"red"})] == pytest.approx([0.4, 0.0])
+    assert parts[frozenset({"green"})] == pytest.approx([0.6, 1 / 3])
+    assert parts[frozenset({"blue"})] == pytest.approx([0.0, 2 / 3])
+
+
+def test_what_nobody_needs_is_divided_too() -> None:
+    policy = sharing("red green", "green blue")
+    groups: list[Group] = [("red", 0), ("green", 0), ("blue", 0)]
+    parts = parts_of(policy, dict.fromkeys(groups, 3.0), dict.fromkeys(groups, 9.0))
+    assert np.sum([*parts.values()], axis=0).tolist() == pytest.approx([1.0, 1.0])
+    parts = parts_of(policy, {("red", 0): 3.0, ("green", 0): 0.0, ("blue", 0): 0.0}, {("red", 0): 9.0, ("green", 0): 0.0, ("blue", 0): 0.0})
+    assert parts[frozenset({"red"})] == pytest.approx([1.0, 0.0], abs=1e-4)
+    assert np.sum([*parts.values()], axis=0).tolist() == pytest.approx([1.0, 1.0])
