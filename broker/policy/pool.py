@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from broker.policy.aims import Aims
 from broker.policy.entry import Entry
 from broker.policy.fairness import Fairness
+from broker.policy.filling import fill
 from broker.policy.ladder import Ladder
 from broker.policy.lanes import Lane, Option
 from broker.policy.laxity import Laxity
@@ -23,6 +24,7 @@ from broker.policy.waiting import Waiting
 from graphs.planning import Choice
 
 ROWS_WEIGHT = 0.05
+PARTS_MS = 100.0
 LANES_FEW = 64
 """Over so many lanes mean costs are worked out whenever they are asked for; of more, one lane's say little, and work is saved."""
 
@@ -64,6 +66,10 @@ class Pool:
         self._rates: dict[Group, float] = {}
         self._counted_since_ms = 0.0
         self._tuned_ms = 0.0
+        self._parts: NDArray[np.float64] | None = None
+        """How lanes that some classes share were divided, and for which kinds of lanes, until when that is good enough."""
+        self._parts_of: NDArray[np.float64] | None = None
+        self._parts_until_ms = 0.0
         self._stale = True
         """The mixes follow from lanes that have changed."""
         self._cheapest: dict[Group, Option | None] = {}
@@ -218,39 +224,43 @@ class Pool:
         self.fairness.fade(now_ms)
         self.waiting.compact()
         groups = [*self._rates, *(group for group in self.waiting.rows if group not in self._rates)]
+        self._aims.set(self._allocate(groups, now_ms))
+
+    def _allocate(self, groups: list[Group], now_ms: float) -> dict[Group, Mix]:
+        """Share the lanes' computing time out among classes; together among those that the same lanes answer."""
+        settings = self._settings
         ladders = {group: self._rungs(*group) for group in groups}
-        demand = self._demand(groups, settings.rate_window_ms)
-        least_ms = {group: rows * _least_ms(ladders[group]) for group, rows in demand.items()}
-        most_ms = {group: rows * max([rung.row_ms for rung in ladders[group]], default=0.0) for group, rows in demand.items()}
+        kinds = self._serving.kinds(groups)
+        speeds, outstanding_ms, windows_ms = kinds.sum(self._speeds), kinds.sum(self._outstanding_ms), kinds.sum(self._windows_ms)
+        parts = self._parts if kinds.hosting is self._parts_of and now_ms < self._parts_until_ms else None
+        if kinds.of_lane is None:
+            parts = kinds.hosting
+        elif parts is None:
+            demand = self._demand(groups, settings.rate_window_ms)
+            least_ms = np.array([sum([demand[group] * _least_ms(ladders[group]) for group in same]) for same in kinds.sets])
+            most_ms = np.array([sum([demand[group] * _most_ms(ladders[group]) for group in same]) for same in kinds.sets])
+            room_ms = self.share * settings.rate_window_ms * settings.utilisation * speeds - outstanding_ms
+            parts = self._parts = fill(kinds.hosting, kinds.lanes, room_ms, least_ms, most_ms)
+            self._parts_of, self._parts_until_ms = kinds.hosting, now_ms + (PARTS_MS if len(self.lanes) > LANES_FEW else 0.0)
         mixes: dict[Group, Mix] = {}
         self.pressed = False
         self._queued.clear()
-        for together, part in self._serving.divided(least_ms, most_ms, self._room_ms):
-            mixes |= self._allocate(together, part, ladders, now_ms)
-        self._aims.set(mixes)
-
-    def _room_ms(self) -> NDArray[np.float64]:
-        """Of each lane, within the rate window."""
-        settings = self._settings
-        return self.share * settings.rate_window_ms * settings.utilisation * np.array(self._speeds) - np.array(self._outstanding_ms)
+        for same, part in zip(kinds.sets, parts, strict=True):
+            horizon_ms, busy_ms = settings.rate_window_ms, float(part @ outstanding_ms)
+            work_ms, mean_deadline_ms = self.waiting.backlog(None if kinds.of_lane is None else same)
+            if work_ms > 0.0 and work_ms + busy_ms > float(part @ windows_ms):
+                self._queued.update(same)
+                horizon_ms = min(max(settings.backlog_part * (mean_deadline_ms - now_ms), settings.horizon_ms_min), settings.horizon_ms_max)
+            # What is promised to stages that are still to come waits for nobody yet, and arrives at a rate that is counted.
+            demand = self._demand(same, horizon_ms)
+            capacity_ms = self.share * float(part @ speeds) * horizon_ms * settings.utilisation - busy_ms
+            self.pressed = self.pressed or capacity_ms < sum([rows * _least_ms(ladders[group]) for group, rows in demand.items()])
+            mixes |= allocate(demand, ladders, capacity_ms)
+        return mixes
 
     def _demand(self, groups: Iterable[Group], horizon_ms: float) -> dict[Group, float]:
         """Rows that want an answer within the horizon."""
         return {group: self.waiting.rows.get(group, 0) + self._rates.get(group, 0.0) * horizon_ms for group in groups}
-
-    def _allocate(self, groups: list[Group], part: NDArray[np.float64] | None, ladders: dict[Group, list[Rung]], now_ms: float) -> dict[Group, Mix]:
-        """Share the computing time of these parts of the lanes out among classes that the same lanes answer; None: of all lanes."""
-        settings, speed, horizon_ms = self._settings, _sum(self._speeds, part), self._settings.rate_window_ms
-        # What is promised to stages that are still to come waits for nobody yet, and arrives at a rate that is counted.
-        outstanding_ms = _sum(self._outstanding_ms, part)
-        work_ms, mean_deadline_ms = self.waiting.backlog(None if part is None else groups)
-        if work_ms > 0.0 and work_ms + outstanding_ms > _sum(self._windows_ms, part):
-            self._queued.update(groups)
-            horizon_ms = min(max(settings.backlog_part * (mean_deadline_ms - now_ms), settings.horizon_ms_min), settings.horizon_ms_max)
-        demand = self._demand(groups, horizon_ms)
-        capacity_ms = self.share * speed * horizon_ms * settings.utilisation - outstanding_ms
-        self.pressed = self.pressed or capacity_ms < sum([rows * _least_ms(ladders[group]) for group, rows in demand.items()])
-        return allocate(demand, ladders, capacity_ms)
 
     def _count_rates(self, now_ms: float) -> None:
         """Fading arrival rates, in rows per millisecond."""
@@ -346,8 +356,8 @@ def _least_ms(ladder: Sequence[Rung]) -> float:
     return min([rung.row_ms for rung in ladder], default=0.0)
 
 
-def _sum(of_lanes: list[float], part: NDArray[np.float64] | None) -> float:
-    return sum(of_lanes) if part is None else float(part @ np.array(of_lanes))
+def _most_ms(ladder: Sequence[Rung]) -> float:
+    return max([rung.row_ms for rung in ladder], default=0.0)
 
 
 def _serves(lane: Lane, task: str, rung: int) -> bool:

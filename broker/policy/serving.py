@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.policy.lanes import Lane
 from broker.policy.tuning import Group
 
-NEEDED_MS_MIN = 1e-6
-"""Whoever asks for nothing has what nobody else wants."""
-ROUNDING = 1e-12
+
+class Kinds(msgspec.Struct):
+    """Lanes that answer the same classes are of one kind."""
+
+    sets: list[list[Group]]
+    """Classes that the same lanes answer are together."""
+    hosting: NDArray[np.float64]
+    """By set and kind: 1 where the one is answered by the other."""
+    lanes: NDArray[np.float64]
+    """How many there are of each kind."""
+    of_lane: NDArray[np.int64] | None
+    """Of each lane, its kind; None: all are alike."""
+
+    def sum(self, of_lanes: list[float]) -> NDArray[np.float64]:
+        """By kind."""
+        if self.of_lane is None:
+            return np.array([sum(of_lanes)])
+        return np.bincount(self.of_lane, weights=of_lanes, minlength=len(self.lanes)).astype(np.float64)
 
 
 class Serving:
@@ -22,11 +38,13 @@ class Serving:
         self._lanes = lanes
         self._places: dict[Group, list[int]] = {}
         self._sets: dict[Group, int] = {}
+        self._kinds: dict[tuple[int, ...], tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None]] = {}
 
     def forget(self) -> None:
         """Lanes host something else."""
         self._places.clear()
         self._sets.clear()
+        self._kinds.clear()
 
     def places(self, group: Group) -> list[int]:
         """Of the lanes that host what answers a class."""
@@ -50,42 +68,28 @@ class Serving:
         mine = self.lanes_of(group)
         return (mine & lanes).bit_count() / mine.bit_count() if mine else 0.0
 
-    def divided(
-        self, least_ms: Mapping[Group, float], most_ms: Mapping[Group, float], room_ms: Callable[[], NDArray[np.float64]]
-    ) -> list[tuple[list[Group], NDArray[np.float64] | None]]:
-        """Classes that the same lanes answer, with their part of each lane; None: all of every lane.
-
-        `least_ms`, `most_ms`: what a class needs with its cheapest and its most accurate answers; `room_ms`: what each lane has. A lane that
-        several sets of classes share is theirs in proportion to what they need of a lane at least; what some cannot use even for their
-        most accurate answers is left to the others (progressive filling).
-        """
+    def kinds(self, groups: Iterable[Group]) -> Kinds:
+        """The lanes by which of these classes they answer, and the classes by their lanes."""
         together: dict[int, list[Group]] = {}
-        for group in least_ms:
+        for group in groups:
             together.setdefault(self.lanes_of(group), []).append(group)
-        if len(together) <= 1 and all(len(self.places(group)) == len(self._lanes) for group in least_ms):
-            return [(groups, None) for groups in together.values()]
-        room = np.maximum(room_ms(), 0.0)
-        hosting = np.zeros((len(together), len(self._lanes)))
-        for row, groups in zip(hosting, together.values(), strict=True):
-            row[self.places(groups[0])] = 1.0
-        least = np.array([max(sum([least_ms[group] for group in groups]), NEEDED_MS_MIN) for groups in together.values()])
-        most = np.array([max(sum([most_ms[group] for group in groups]), NEEDED_MS_MIN) for groups in together.values()])
-        wanted = hosting * (least / np.maximum(hosting.sum(axis=1), 1.0))[:, None]
-        parts, free, open_ = np.zeros_like(hosting), np.ones(len(self._lanes)), np.ones(len(together), np.bool_)
-        while open_.any():
-            asked = wanted * open_[:, None]
-            found = asked * (free / np.maximum(asked.sum(axis=0), ROUNDING))
-            has = found @ room
-            full = open_ & (most <= has)
-            if not full.any():
-                parts += found
-                break
-            parts[full] = found[full] * (most[full] / np.maximum(has[full], ROUNDING))[:, None]
-            free = np.maximum(free - parts[full].sum(axis=0), 0.0)
-            open_ &= ~full
-        # Where nobody needs what is left, it is theirs whose lane it is: a burst may.
-        parts /= np.maximum(parts.sum(axis=0), ROUNDING)
-        return list(zip(together.values(), parts, strict=True))
+        sets = tuple(together)
+        found = self._kinds.get(sets)
+        if found is None:
+            found = self._kinds[sets] = self._kinds_of([same[0] for same in together.values()])
+        hosting, counts, of_lane = found
+        return Kinds(list(together.values()), hosting, counts, of_lane)
+
+    def _kinds_of(self, first: list[Group]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None]:
+        if not first:
+            return np.ones((0, 1)), np.array([float(len(self._lanes))]), None
+        if len(first) == 1 and len(self.places(first[0])) == len(self._lanes):
+            return np.ones((1, 1)), np.array([float(len(self._lanes))]), None
+        hosting = np.zeros((len(first), len(self._lanes)))
+        for row, group in zip(hosting, first, strict=True):
+            row[self.places(group)] = 1.0
+        kinds, of_lane, counts = np.unique(hosting, axis=1, return_inverse=True, return_counts=True)
+        return kinds, counts.astype(np.float64), of_lane.reshape(-1)
 
 
 def hosts(lane: Lane, task: str, rung: int) -> bool:

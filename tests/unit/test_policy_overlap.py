@@ -11,6 +11,7 @@ from policy_stage import START_MS, request
 from broker.policy import events as ev
 from broker.policy.dispatcher import DispatcherPolicy
 from broker.policy.entry import Commands, Entry
+from broker.policy.filling import fill
 from broker.policy.serving import Serving
 from broker.policy.settings import DispatcherSettings
 from broker.policy.tuning import Group
@@ -113,8 +114,11 @@ def test_who_shares_all_lanes_shares_their_time() -> None:
 def parts_of(policy: DispatcherPolicy, least_ms: dict[Group, float], most_ms: dict[Group, float]) -> dict[frozenset[str], list[float]]:
     """Of lanes with 100 ms each."""
     (pool,) = policy.fleet.pools
-    found = Serving(pool.lanes).divided(least_ms, most_ms, lambda: np.full(len(pool.lanes), 100.0))
-    return {frozenset(name for name, _ in groups): part.tolist() for groups, part in found if part is not None}
+    kinds = Serving(pool.lanes).kinds(least_ms)
+    needs = [np.array([sum(of_group[group] for group in same) for same in kinds.sets]) for of_group in (least_ms, most_ms)]
+    parts = fill(kinds.hosting, kinds.lanes, kinds.sum([100.0] * len(pool.lanes)), *needs)
+    assert kinds.of_lane is not None
+    return {frozenset(name for name, _ in same): part[kinds.of_lane].tolist() for same, part in zip(kinds.sets, parts, strict=True)}
 
 
 def test_lanes_that_are_shared_are_divided_by_what_is_needed_of_each() -> None:
