@@ -137,7 +137,7 @@ def _explain(output: Output, made: PlanDecision) -> None:
         output.say(
             f"rules: a plan every {rules.interval_ms / 1e3:g} s, or at once when demand is {rules.demand_margin:.0%} above what was planned for, "
             f"attainment is below {rules.attainment_target:.0%} (again after {rules.attainment_cool_down_ms / 1e3:g} s), workers or the catalog "
-            f"change; at least {rules.cool_down_ms / 1e3:g} s apart; it must bring {rules.gain_min:.0%} more than its loads cost"
+            f"change; at least {rules.cool_down_ms / 1e3:g} s apart; it must serve {rules.gain_min:.0%} more than its loads cost, or be more accurate"
         )
 
 

@@ -329,7 +329,7 @@ class ControlPolicy:
         late = [endpoint.endpoint for endpoint in snapshot.endpoints if endpoint.attainment < self.settings.attainment_target]
         if late and not rebound.loads and found.gain > -self.settings.gain_min:
             return Verdict(taken=True, reason=f"{late[0]} is late with what is bound, and the change loads nothing")
-        kept = f"a gain of {found.gain:.2%} is not worth it ({found.text}; at least {self.settings.gain_min:.0%} more than its cost)"
+        kept = f"a gain of {found.gain:.2%} is not worth it ({found.text}; at least {found.least:.1%} more than they cost)"
         return Verdict(taken=False, reason=kept, alike=not rebound.loads or abs(found.gain) < self.settings.gain_min)
 
     def _adopt(self, target: Plan, rebound: Rebound, proposal: Proposal, snapshot: Snapshot, now_ms: float) -> Plan:

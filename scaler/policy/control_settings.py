@@ -38,8 +38,9 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
     attainment_cool_down_ms: float = 5_000.0
     """Between plans for attainment alone: a plan needs time to show."""
     gain_min: float = 0.01
-    """A plan must be expected to serve (accuracy times part served in time, over all endpoints) this much better than the present one,
-    or the present one stays."""
+    """A plan must be expected to serve this much more of the forecast in time than the present one, or the present one stays;"""
+    accuracy_gain_min: float = 0.003
+    """... or, where that is the same, to answer this much more accurately."""
     blind_gain_min: float = 0.0002
     """... unless that was made while nothing was asked: then so much is enough, whatever the loads cost."""
     load_intervals: float = 6.0

@@ -16,6 +16,7 @@ from schemas.plan import Binding
 
 SERVED_TELLS = 0.002
 """Plans that serve the same part but for this are told apart by accuracy."""
+PART_MAX = 0.5
 NEEDED_MARGIN = 1.1
 """Of the forecast, that must stay while workers change."""
 
@@ -26,12 +27,14 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
     gain: float
     """Part of the forecast served in time, or (where that is the same) accuracy of what is served."""
     cost: float
-    """The part of all workers' time that goes into loading and is asked for, over the intervals for which a plan is expected to stay."""
+    """What the loads take of that."""
+    least: float
+    """The hysteresis."""
     text: str
 
     def enough(self, settings: ControlSettings, *, blind: bool) -> bool:
-        """The hysteresis. What was bound `blind`, while nothing was asked, is no plan to hold on to."""
-        return self.gain - self.cost >= settings.gain_min or (blind and self.gain >= settings.blind_gain_min)
+        """What was bound `blind`, while nothing was asked, is no plan to hold on to."""
+        return self.gain - self.cost >= self.least or (blind and self.gain >= settings.blind_gain_min)
 
 
 def worth(rebound: Rebound, present: Sequence[Binding], snapshot: Snapshot, settings: ControlSettings) -> Worth:
@@ -48,14 +51,19 @@ def worth(rebound: Rebound, present: Sequence[Binding], snapshot: Snapshot, sett
     flows = flows_of(usable, snapshot, capacity)
     served, accuracy = _value(flows, snapshot)
     then_served, then_accuracy = _value(flows_of(rebound.bindings, snapshot, capacity), snapshot)
-    by_served = abs(then_served - served) > SERVED_TELLS
-    gain = then_served - served if by_served else then_accuracy - accuracy
     # What a worker does while it would have nothing else to do costs nobody anything.
     busy = max(flows.load.values(), default=1.0) if flows.solved else 1.0
-    cost = busy * rebound.load_ms / (max(len(ready), 1) * max(settings.load_intervals * snapshot.interval_ms, 1.0))
-    of = f"{settings.headroom:g} times the forecast"
-    what = f"serves {then_served:.1%} of {of}, now {served:.1%}" if by_served else f"accuracy {then_accuracy:.4f}, now {accuracy:.4f}"
-    return Worth(gain=gain, cost=cost, text=f"{what}; {rebound.loads} loads cost {cost:.1%} of the workers' time")
+    # The part of all workers' time that goes into loading and is asked for, over the intervals for which a plan is expected to stay.
+    part = busy * rebound.load_ms / (max(len(ready), 1) * max(settings.load_intervals * snapshot.interval_ms, 1.0))
+    loads = f"{rebound.loads} loads cost {part:.1%} of the workers' time"
+    if abs(then_served - served) > SERVED_TELLS:
+        text = f"serves {then_served:.1%} of {settings.headroom:g} times the forecast, now {served:.1%}; {loads}"
+        return Worth(gain=then_served - served, cost=part, least=settings.gain_min, text=text)
+    # Less time is not as much less accuracy: as much as the plan would lose by that much more demand.
+    crowded = _with_headroom(snapshot, 1.0 / (1.0 - min(part, PART_MAX)))
+    meanwhile = _value(flows_of(rebound.bindings, crowded, capacity), crowded)[1] if part > 0.0 else then_accuracy
+    text = f"accuracy {then_accuracy:.4f}, now {accuracy:.4f}; {loads}"
+    return Worth(gain=then_accuracy - accuracy, cost=max(then_accuracy - meanwhile, 0.0), least=settings.accuracy_gain_min, text=text)
 
 
 def _with_headroom(snapshot: Snapshot, factor: float) -> Snapshot:

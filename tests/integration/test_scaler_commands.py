@@ -94,7 +94,7 @@ def test_the_plan_its_history_and_what_changed_are_shown(written: list[str], cap
         "0.8700",
         "the file is corrupt",
         "at least 2 s apart",
-        "it must bring 1% more",
+        "it must serve 1% more than its loads cost, or be more accurate",
         "not worth it",
     ):
         assert told in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from control_stage import ControlStage, hosted, proposing
 
 from scaler.optimizers.optimizer import ALWAYS, FEASIBLE, WITHOUT_LOADS, Explanation, Proposal
@@ -277,3 +278,23 @@ def test_what_was_bound_while_nothing_was_asked_gives_way_to_anything_better() -
         while stage.policy.next_step(stage.now_ms):
             pass
     assert taken == [True, False, False]
+
+
+@pytest.mark.parametrize(("rate_rps", "gain", "taken"), [(243.0, "0.20%", False), (250.0, "0.48%", True)])
+def test_a_small_gain_in_accuracy_is_worth_loads_that_hardly_lower_it(rate_rps: float, gain: str, taken: bool) -> None:
+    """The load costs 0.1 % of the workers' time, and next to nothing of the accuracy."""
+    stage = settled()
+    stage.rate_rps = rate_rps
+    hosting: dict[str, tuple[str, ...]] = {"w0": BOTH, "w1": ("t/small",)}
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    stage.policy.decide(proposing(snapshot, hosting), snapshot, stage.now_ms, obliged="asked for")
+    for _ in range(4):
+        stage.now_ms += 1_000.0
+        for name, keys in hosting.items():
+            stage.policy.observe_worker(stage.report(name, variants={key: hosted(key) for key in keys}), stage.now_ms)
+        stage.policy.observe_dispatcher(stage.counted(), stage.now_ms)
+        stage.policy.next_step(stage.now_ms)
+    snapshot = stage.policy.snapshot(stage.now_ms)
+    plan = stage.policy.decide(proposing(snapshot, dict.fromkeys(hosting, BOTH)), snapshot, stage.now_ms)
+    assert (plan is not None) == taken, stage.policy.history[-1].reason
+    assert taken or stage.policy.history[-1].reason.startswith(f"a gain of {gain} is not worth it")
