@@ -25,6 +25,7 @@ from graphs.planning import Choice
 
 ROWS_WEIGHT = 0.05
 PARTS_MS = 100.0
+"""For so long many lanes stay divided as they were."""
 LANES_FEW = 64
 """Over so many lanes mean costs are worked out whenever they are asked for; of more, one lane's say little, and work is saved."""
 

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from broker.policy.lanes import Lane
 from broker.policy.tuning import Group
 
+_Division = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None]
+"""`hosting`, `lanes` and `of_lane` of kinds."""
+
 
 class Kinds(msgspec.Struct):
     """Lanes that answer the same classes are of one kind."""
@@ -38,7 +41,7 @@ class Serving:
         self._lanes = lanes
         self._places: dict[Group, list[int]] = {}
         self._sets: dict[Group, int] = {}
-        self._kinds: dict[tuple[int, ...], tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None]] = {}
+        self._kinds: dict[tuple[int, ...], _Division] = {}
 
     def forget(self) -> None:
         """Lanes host something else."""
@@ -80,11 +83,9 @@ class Serving:
         hosting, counts, of_lane = found
         return Kinds(list(together.values()), hosting, counts, of_lane)
 
-    def _kinds_of(self, first: list[Group]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64] | None]:
-        if not first:
-            return np.ones((0, 1)), np.array([float(len(self._lanes))]), None
-        if len(first) == 1 and len(self.places(first[0])) == len(self._lanes):
-            return np.ones((1, 1)), np.array([float(len(self._lanes))]), None
+    def _kinds_of(self, first: list[Group]) -> _Division:
+        if len(first) <= 1 and all(len(self.places(group)) == len(self._lanes) for group in first):
+            return np.ones((len(first), 1)), np.array([float(len(self._lanes))]), None
         hosting = np.zeros((len(first), len(self._lanes)))
         for row, group in zip(hosting, first, strict=True):
             row[self.places(group)] = 1.0

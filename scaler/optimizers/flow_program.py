@@ -18,6 +18,8 @@ from scaler.optimizers.optimizer import FEASIBLE, INFEASIBLE, OPTIMAL
 from scaler.optimizers.paths import ModelPath
 from scaler.optimizers.solver import Program, Solved, SolverTime
 
+ROOM = 1.25
+"""Multiple of the demand that is planned for: the `headroom` of the control loop, by which others' plans are compared."""
 SERVED_WEIGHT = 100.0
 LEAST_SCALE = 0.02
 """Where less than this of everybody's demand can be served, as much as possible of anybody's is."""
@@ -62,6 +64,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
             for place, count in sorted(self.workers.items())
             if count
         ]
+
+    def within(self, room: float) -> tuple[str, list[str]]:
+        """(status, notes) where `room` times the demand was planned for: without all of that room a plan is no failure yet."""
+        scale = self.scale * room
+        if self.scale < 1.0 <= scale:
+            return FEASIBLE, [f"room for {scale:.1%} of the demand, and not for {room:.0%}"]
+        return self.status, [f"demand was cut to {scale:.1%}"] if 0.0 < scale < 1.0 else []
 
 
 class FlowProgram:

@@ -13,7 +13,7 @@ from scaler.optimizers.assembling import Draft, assemble
 from scaler.optimizers.capacity import Capacity, Operation
 from scaler.optimizers.lanes import Post
 from scaler.optimizers.mixing import Ladder, ladder_of, most_accurate_mix, posts_of
-from scaler.optimizers.optimizer import Limits, Proposal
+from scaler.optimizers.optimizer import FALLBACK, Limits, Proposal
 from scaler.optimizers.paths import ModelPath, compute_ms, demand_by_floor, paths_of, stage_budgets
 from scaler.optimizers.picking import TaskDemand, beside, divide
 from scaler.optimizers.snapshot import EndpointDemand, Snapshot
@@ -52,6 +52,12 @@ class Greedy:
         """In time linear in workers, and in tasks x variants x types."""
         capacity = Capacity(snapshot)
         return assemble(Draft(posts=greedy_posts(snapshot, capacity)), snapshot, capacity, limits)
+
+
+def greedy_instead(snapshot: Snapshot, capacity: Capacity, limits: Limits, *, asked: bool) -> Proposal:
+    """The fallback of who had no time to solve, or was not `asked` for anything."""
+    why = "no time for the solver: greedy decided" if asked else "greedy keeps every endpoint ready"
+    return assemble(Draft(posts=greedy_posts(snapshot, capacity), status=FALLBACK, bound_by=[why]), snapshot, capacity, limits)
 
 
 def greedy_posts(snapshot: Snapshot, capacity: Capacity) -> list[Post]:

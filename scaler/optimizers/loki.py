@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scaler.optimizers.assembling import Draft, assemble, default_budgets
 from scaler.optimizers.capacity import Capacity, Operation
-from scaler.optimizers.flow_program import Answer, Family, FlowProgram
-from scaler.optimizers.greedy import greedy_posts
+from scaler.optimizers.flow_program import ROOM, Answer, Family, FlowProgram
+from scaler.optimizers.greedy import greedy_instead
 from scaler.optimizers.loki_routing import most_accurate_first
-from scaler.optimizers.optimizer import ALWAYS, FALLBACK, FEASIBLE, Limits, Proposal
+from scaler.optimizers.optimizer import ALWAYS, Limits, Proposal
 from scaler.optimizers.paths import compute_ms, demand_rps, main_floor, parents, paths_of, stage_budgets
 from scaler.optimizers.snapshot import EndpointDemand, Snapshot
 from scaler.optimizers.solver import SolverTime
@@ -20,8 +20,6 @@ EXACT_MAX = 1_200
 """Rows of the program about latencies; where there would be more, each stage gets a fixed part of the time instead."""
 WORTH = 1.02
 """A larger batch is looked at only where it raises the rate by this much."""
-ROOM = 1.25
-"""As `headroom` of the control loop, by which others' plans are compared."""
 
 
 class Loki:
@@ -67,20 +65,13 @@ class Loki:
             notes.append("the most accurate variants cannot carry the demand: accuracy scaling")
             answer = loki_program(capacity, snapshot, asked).solve(time)
         if answer is None or not answer.workers:
-            why = "no time for the solver: greedy decided" if asked else "greedy keeps every endpoint ready"
-            draft = Draft(posts=greedy_posts(snapshot, capacity), status=FALLBACK, bound_by=[why])
-            return assemble(draft, snapshot, capacity, limits)
-        status, scale = answer.status, answer.scale * self._room
-        if answer.scale < 1.0 <= scale:
-            status = FEASIBLE
-            notes.append(f"room for {scale:.1%} of the demand, and not for {self._room:.0%}")
-        elif 0.0 < scale < 1.0:
-            notes.append(f"demand was cut to {scale:.1%}")
+            return greedy_instead(snapshot, capacity, limits, asked=bool(asked))
+        status, within = answer.within(self._room)
         rates = _rates(answer)
         draft = Draft(
             posts=answer.posts(capacity),
             status=status,
-            bound_by=notes,
+            bound_by=[*notes, *within],
             objective=answer.objective / self._room,
             gap=answer.gap,
             shares=most_accurate_first(snapshot, capacity, rates),

@@ -7,17 +7,14 @@ from collections.abc import Mapping
 from scaler.optimizers.assembling import Draft, assemble
 from scaler.optimizers.capacity import Capacity, Operation
 from scaler.optimizers.evaluation import normal_shares
-from scaler.optimizers.flow_program import Answer, Family, FlowProgram
-from scaler.optimizers.greedy import greedy_posts
+from scaler.optimizers.flow_program import ROOM, Answer, Family, FlowProgram
+from scaler.optimizers.greedy import greedy_instead
 from scaler.optimizers.lanes import Post
-from scaler.optimizers.optimizer import ALWAYS, FALLBACK, FEASIBLE, Limits, Proposal
+from scaler.optimizers.optimizer import ALWAYS, Limits, Proposal
 from scaler.optimizers.paths import ModelPath
 from scaler.optimizers.picking import TaskDemand, allowed, operation_within, task_demands
 from scaler.optimizers.snapshot import Snapshot
 from scaler.optimizers.solver import SolverTime
-
-ROOM = 1.25
-"""As `headroom` of the control loop, by which others' plans are compared."""
 
 
 class Proteus:
@@ -52,15 +49,8 @@ class Proteus:
             demand.rate_rps *= self._room
         answer, families = solve_tasks(capacity, demands, SolverTime(limits, len(snapshot.workers)))
         if answer is None or not families:
-            why = "no time for the solver: greedy decided" if families else "greedy keeps every endpoint ready"
-            draft = Draft(posts=greedy_posts(snapshot, capacity), status=FALLBACK, bound_by=[why])
-            return assemble(draft, snapshot, capacity, limits)
-        status, scale, notes = answer.status, answer.scale * self._room, list[str]()
-        if answer.scale < 1.0 <= scale:
-            status = FEASIBLE
-            notes.append(f"room for {scale:.1%} of the demand, and not for {self._room:.0%}")
-        elif 0.0 < scale < 1.0:
-            notes.append(f"demand was cut to {scale:.1%}")
+            return greedy_instead(snapshot, capacity, limits, asked=bool(families))
+        status, notes = answer.within(self._room)
         draft = Draft(
             posts=with_idle(capacity, answer),
             status=status,

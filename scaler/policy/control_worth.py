@@ -17,6 +17,7 @@ from schemas.plan import Binding
 SERVED_TELLS = 0.002
 """Plans that serve the same part but for this are told apart by accuracy."""
 PART_MAX = 0.5
+"""Of the workers' time, that loads are taken to cost at most."""
 NEEDED_MARGIN = 1.1
 """Of the forecast, that must stay while workers change."""
 
@@ -27,7 +28,7 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
     gain: float
     """Part of the forecast served in time, or (where that is the same) accuracy of what is served."""
     cost: float
-    """What the loads take of that."""
+    """What the loads take of that; not looked at where the gain is too little even so."""
     least: float
     """The hysteresis."""
     text: str
@@ -59,11 +60,12 @@ def worth(rebound: Rebound, present: Sequence[Binding], snapshot: Snapshot, sett
     if abs(then_served - served) > SERVED_TELLS:
         text = f"serves {then_served:.1%} of {settings.headroom:g} times the forecast, now {served:.1%}; {loads}"
         return Worth(gain=then_served - served, cost=part, least=settings.gain_min, text=text)
-    # Less time is not as much less accuracy: as much as the plan would lose by that much more demand.
-    crowded = _with_headroom(snapshot, 1.0 / (1.0 - min(part, PART_MAX)))
-    meanwhile = _value(flows_of(rebound.bindings, crowded, capacity), crowded)[1] if part > 0.0 else then_accuracy
-    text = f"accuracy {then_accuracy:.4f}, now {accuracy:.4f}; {loads}"
-    return Worth(gain=then_accuracy - accuracy, cost=max(then_accuracy - meanwhile, 0.0), least=settings.accuracy_gain_min, text=text)
+    gain, least, cost = then_accuracy - accuracy, settings.accuracy_gain_min, 0.0
+    if gain >= least and part > 0.0:
+        # Less time is not as much less accuracy: as much as the plan would lose by that much more demand.
+        crowded = _with_headroom(snapshot, 1.0 / (1.0 - min(part, PART_MAX)))
+        cost = max(then_accuracy - _value(flows_of(rebound.bindings, crowded, capacity), crowded)[1], 0.0)
+    return Worth(gain=gain, cost=cost, least=least, text=f"accuracy {then_accuracy:.4f}, now {accuracy:.4f}; {loads}")
 
 
 def _with_headroom(snapshot: Snapshot, factor: float) -> Snapshot:
